@@ -1,0 +1,148 @@
+"""All GPU models known, with exact lookups: whole values, never substrings."""
+
+import difflib
+import functools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from capability_db import errors, partitions
+from capability_db.sku import Sku, VendorName
+
+Pairs = tuple[tuple[str, str], ...]
+Key = TypeVar("Key")
+
+_LABEL_VALUE: Final = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?", re.ASCII)
+_PCI_ID: Final = re.compile(r"[0-9a-f]{4}", re.ASCII)
+
+
+class Catalogue:
+    """SKUs in their order, and indices over how node objects name them; nothing in it changes after construction."""
+
+    __slots__ = ("_by_cloud", "_by_id", "_by_pci", "_by_product", "_cloud_keys")
+
+    def __init__(self, skus: Iterable[Sku]) -> None:
+        """Index the SKUs; raises CatalogueError naming SKU and field where they contradict themselves or each other."""
+        self._by_id: dict[str, Sku] = {}
+        self._by_product: dict[tuple[VendorName, str], Sku] = {}
+        self._by_pci: dict[tuple[VendorName, str], tuple[Sku, ...]] = {}
+        self._by_cloud: dict[Pairs, Sku] = {}
+        for sku in skus:
+            if sku.id in self._by_id:
+                raise errors.CatalogueError(f"{sku.id}: id: two SKUs have it")
+            _check(sku)
+            self._by_id[sku.id] = sku
+            for value in sku.match.product:
+                _claim(self._by_product, (sku.vendor, value), sku, "match.product", value)
+            for entry in sku.match.cloud:
+                _claim(self._by_cloud, _pairs(entry, sku), sku, "match.cloud", entry)
+        self._by_pci = _index_pci(self._by_id.values())
+        self._cloud_keys = frozenset(key for pairs in self._by_cloud for key, _ in pairs)
+
+    @classmethod
+    def builtin(cls) -> "Catalogue":
+        """The models that ship with anygpu; read once."""
+        return _builtin()
+
+    def get(self, sku_id: str) -> Sku | None:
+        """The SKU of exactly this id."""
+        return self._by_id.get(sku_id)
+
+    def nearest(self, sku_id: str) -> str | None:
+        """The id closest to a misspelt one; None: nothing is close."""
+        near = difflib.get_close_matches(sku_id.lower(), self._by_id, n=1, cutoff=0.6)
+        return near[0] if near else None
+
+    def by_product(self, vendor: VendorName, label_value: str) -> Sku | None:
+        """The SKU that the vendor's product label names by exactly this value."""
+        return self._by_product.get((vendor, label_value))
+
+    def by_pci(self, vendor: VendorName, device_id: str) -> tuple[Sku, ...]:
+        """The SKUs of a PCI device id in lower-case hex.
+
+        An id in `match.pci` gives its one SKU. One in `match.pci_shared` gives every candidate, and even a single
+        candidate is a guess: cards that are no SKU carry the id too.
+        """
+        return self._by_pci.get((vendor, device_id), ())
+
+    def by_cloud(self, labels: Mapping[str, str]) -> Sku | None:
+        """The SKU that cloud labels name: all `key=value` of one entry, of several entries the one that says most."""
+        if self._cloud_keys.isdisjoint(labels):
+            return None
+        found = [(len(pairs), sku) for pairs, sku in self._by_cloud.items() if _holds(labels, pairs)]
+        most = max((size for size, _ in found), default=0)
+        left = {sku.id: sku for size, sku in found if size == most}
+        return next(iter(left.values())) if len(left) == 1 else None
+
+    def __iter__(self) -> Iterator[Sku]:
+        return iter(self._by_id.values())
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+
+@functools.lru_cache(maxsize=1)
+def _builtin() -> Catalogue:
+    try:
+        return Catalogue(TypeAdapter(tuple[Sku, ...]).validate_python(partitions.load_data("skus.yaml")))
+    except ValidationError as error:
+        raise errors.CatalogueError(f"skus.yaml: {error}") from error
+
+
+def _claim(index: dict[Key, Sku], key: Key, sku: Sku, field: str, value: str) -> None:
+    owner = index.setdefault(key, sku)
+    if owner is not sku:
+        raise errors.CatalogueError(f"{sku.id}: {field}: {value!r} already means {owner.id}")
+
+
+def _pairs(entry: str, sku: Sku) -> Pairs:
+    pairs = tuple(sorted((key, value) for key, _, value in (part.partition("=") for part in entry.split(","))))
+    if not all(key and value for key, value in pairs) or len({key for key, _ in pairs}) < len(pairs):
+        raise errors.CatalogueError(f"{sku.id}: match.cloud: {entry!r} is not key=value[,key=value]")
+    return pairs
+
+
+def _holds(labels: Mapping[str, str], pairs: Pairs) -> bool:
+    return all(labels.get(key) == value for key, value in pairs)
+
+
+def _index_pci(skus: Iterable[Sku]) -> dict[tuple[VendorName, str], tuple[Sku, ...]]:
+    unique: dict[tuple[VendorName, str], Sku] = {}
+    shared: dict[tuple[VendorName, str], tuple[Sku, ...]] = {}
+    for sku in skus:
+        for device_id in sku.match.pci:
+            _claim(unique, (sku.vendor, device_id), sku, "match.pci", device_id)
+        for device_id in sku.match.pci_shared:
+            shared[sku.vendor, device_id] = (*shared.get((sku.vendor, device_id), ()), sku)
+    for (vendor, device_id), candidates in shared.items():
+        if owner := unique.get((vendor, device_id)):
+            raise errors.CatalogueError(
+                f"{candidates[0].id}: match.pci_shared: {device_id!r} is said to mean only {owner.id}"
+            )
+    return {key: (sku,) for key, sku in unique.items()} | shared
+
+
+def _check(sku: Sku) -> None:
+    """Raise CatalogueError where one SKU's fields contradict each other."""
+
+    def wrong(field: str, problem: str) -> errors.CatalogueError:
+        return errors.CatalogueError(f"{sku.id}: {field}: {problem}")
+
+    for field, rates in (("tflops", sku.tflops), ("matrix_tflops", sku.matrix_tflops)):
+        if beyond := [each for each in rates if each not in sku.formats]:
+            raise wrong(field, f"states {', '.join(beyond)}, which `formats` does not list")
+    if beyond := [each for each in sku.matrix_formats if each not in sku.formats]:
+        raise wrong("matrix_formats", f"lists {', '.join(beyond)}, which `formats` does not list")
+    if sku.matrix_formats and sku.matrix_unit is None:
+        raise wrong("matrix_formats", "needs a matrix_unit")
+    if sku.mig is not None and sku.mig not in partitions.mig_keys():
+        raise wrong("mig", f"{sku.mig!r} is no geometry; known are {', '.join(partitions.mig_keys())}")
+    for value in sku.match.product:
+        if not _LABEL_VALUE.fullmatch(value):
+            raise wrong("match.product", f"{value!r} cannot be a label value")
+    for field, ids in (("match.pci", sku.match.pci), ("match.pci_shared", sku.match.pci_shared)):
+        for device_id in ids:
+            if not _PCI_ID.fullmatch(device_id):
+                raise wrong(field, f"{device_id!r} is not four lower-case hex digits")
