@@ -1,0 +1,1 @@
+"""What GPUs can do: models, partitions, and what node objects say of them."""

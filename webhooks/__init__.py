@@ -1,0 +1,1 @@
+"""Admission: a pod and its decision written into it."""

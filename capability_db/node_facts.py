@@ -1,0 +1,165 @@
+"""Node labels and resources -> what GPUs the node offers, and under which resource names."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from capability_db import vendors
+from capability_db.catalogue import Catalogue
+from capability_db.sku import Sku, VendorName
+
+Kind = Literal["whole", "slice", "shared"]
+
+SKU_LABEL = "anygpu.io/sku."
+"""`anygpu.io/sku.<id>: "<count>"`, kept on nodes by the service."""
+PARTITION_LABEL = "anygpu.io/partition"
+"""Set where the vendor's plain resource name stands for less than whole devices: `1g.10gb`, `cpx_nps4`, `shared-4`."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceClass:
+    """All that devices under one resource name have in common; nodes share these, so decisions are made per class."""
+
+    resource: str
+    vendor: VendorName
+    kind: Kind
+    skus: tuple[Sku, ...]
+    """Every model that a pod may be given under this name (the kubelet's plugin picks); empty: unknown model."""
+    memory_mib: float | None
+    """What a pod gets of one device; None: unknown."""
+    memory_reported: bool
+    """Whether the node itself reports the memory (else it is the capability DB's figure)."""
+    mode: str | None
+    """MIG profile or AMD partition mode of a slice."""
+    memory_share: float | None
+    compute_share: float | None
+    """Part of the whole device's bandwidth and TFLOPS that a pod gets; None: unknown."""
+    replicas: int | None
+    """Pods that time-share one device; 1 where nothing is shared; None: unknown."""
+    evidence: str
+    problem: str | None = None
+
+    def __hash__(self) -> int:
+        """Hash by the few fields that tell classes apart in practice: SKUs are large."""
+        return hash((self.resource, self.kind, self.memory_mib, self.mode, tuple(sku.id for sku in self.skus)))
+
+    @property
+    def label(self) -> str:
+        """The class as tables show it: `h100-sxm`, `a100-sxm4-80gb 1g.10gb`, `t4 shared by 4`, `unknown`."""
+        name = "/".join(sku.id for sku in self.skus) or "unknown"
+        if self.mode:
+            name += f" {self.mode}"
+        if self.kind == "shared":
+            name += f" shared by {self.replicas or 'unknown'}"
+        return name
+
+    @property
+    def partition(self) -> str | None:
+        """Value of the node label that says this name does not stand for whole devices; None: it does."""
+        if self.kind == "shared":
+            return f"shared-{self.replicas or 'unknown'}"
+        return (self.mode or "unknown").replace("+", ".") if self.kind == "slice" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Devices of one class on one node."""
+
+    device: DeviceClass
+    allocatable: int
+    """Healthy devices."""
+    capacity: int
+    """All devices, the unhealthy ones too."""
+    sku_counts: tuple[int, ...]
+    """Devices of each of the class's models, where the node tells them apart; else its capacity for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """The GPUs of one node, from its object alone."""
+
+    pools: tuple[Pool, ...]
+    present: tuple[VendorName, ...]
+    """Vendors whose hardware the node's PCI labels show, whether or not a device plugin publishes it."""
+    versions: tuple[tuple[str, str], ...]
+    """Driver and runtime labels."""
+
+
+def read(
+    labels: Mapping[str, str], allocatable: Mapping[str, int], capacity: Mapping[str, int], catalogue: Catalogue
+) -> NodeFacts:
+    """The node's pools, from its labels and its integer resource counts; a resource at 0 of 0 is no pool."""
+    pools: list[Pool] = []
+    names = sorted({*allocatable, *capacity})
+    for vendor in vendors.VENDORS.values():
+        for resource in names:
+            if not vendor.owns(resource):
+                continue
+            healthy, total = allocatable.get(resource, 0), capacity.get(resource, allocatable.get(resource, 0))
+            if max(healthy, total) > 0:
+                identity = vendor.identify(resource, vendor.mode_in(resource), labels, max(healthy, total), catalogue)
+                capacity_here = max(healthy, total)
+                counts = identity.counts or (capacity_here,) * len(identity.skus)
+                pools.append(Pool(_device_class(resource, vendor.name, identity), healthy, capacity_here, counts))
+    present = tuple(vendor.name for vendor in vendors.VENDORS.values() if _on_pci_bus(labels, vendor.pci_vendor))
+    versions = tuple(
+        (key, labels[key]) for vendor in vendors.VENDORS.values() for key in vendor.compute_keys if key in labels
+    )
+    return NodeFacts(tuple(pools), present, versions)
+
+
+def node_labels(facts: NodeFacts) -> dict[str, str]:
+    """The `anygpu.io/` labels that the node should carry, and no others of these two kinds."""
+    counts: dict[str, int] = {}
+    partition: set[str] = set()
+    for pool in facts.pools:
+        for sku, count in zip(pool.device.skus, pool.sku_counts, strict=True):
+            counts[sku.id] = counts.get(sku.id, 0) + count
+        if pool.device.resource in vendors.VENDORS[pool.device.vendor].resources and pool.device.partition:
+            partition.add(pool.device.partition)
+    labels = {f"{SKU_LABEL}{sku_id}": str(count) for sku_id, count in sorted(counts.items())}
+    if partition:
+        labels[PARTITION_LABEL] = "_".join(sorted(partition))
+    return labels
+
+
+def is_ours(label: str) -> bool:
+    """Whether a node label is one that `node_labels` decides."""
+    return label.startswith(SKU_LABEL) or label == PARTITION_LABEL
+
+
+def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity) -> DeviceClass:
+    kind: Kind = "shared" if identity.replicas != 1 else "slice" if identity.mode else "whole"
+    memory, reported = identity.memory_mib, identity.memory_mib is not None
+    if memory is None and identity.skus and identity.memory_share is not None:
+        memory = min(sku.memory_mib for sku in identity.skus) * identity.memory_share
+    shares = [identity.memory_share, identity.compute_share]
+    if kind == "shared":
+        divide_by = identity.replicas
+        memory = memory / divide_by if memory and divide_by else None
+        shares = [share / divide_by if share and divide_by else None for share in shares]
+    return DeviceClass(
+        resource=resource,
+        vendor=vendor,
+        kind=kind,
+        skus=identity.skus,
+        memory_mib=memory,
+        memory_reported=reported,
+        mode=identity.mode,
+        memory_share=shares[0],
+        compute_share=shares[1],
+        replicas=identity.replicas,
+        evidence=identity.evidence,
+        problem=identity.problem,
+    )
+
+
+def _on_pci_bus(labels: Mapping[str, str], pci_vendor: str) -> bool:
+    prefix = "feature.node.kubernetes.io/pci-"
+    return any(
+        key.startswith(prefix)
+        and key.endswith(".present")
+        and value == "true"
+        and pci_vendor in key.removeprefix(prefix).removesuffix(".present").split("_")
+        for key, value in labels.items()
+    )

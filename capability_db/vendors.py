@@ -1,0 +1,331 @@
+"""The GPU vendors: one definition each of resources, labels and taints; nothing else branches on a vendor."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from capability_db import partitions
+from capability_db.catalogue import Catalogue
+from capability_db.sku import Sku, VendorName
+
+Labels = Mapping[str, str]
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a node's labels say about the devices behind one resource name."""
+
+    skus: tuple[Sku, ...] = ()
+    """Every model that a device of the resource may be; empty: unknown."""
+    counts: tuple[int, ...] = ()
+    """Devices of each model, where the labels say; else empty."""
+    memory_mib: float | None = None
+    """What the labels report for one device as the resource offers it, before sharing."""
+    mode: str | None = None
+    """MIG profile (`3g.40gb`) or AMD partition mode (`cpx_nps4`); None: whole devices."""
+    memory_share: float | None = 1.0
+    """This device's part of the whole device's memory and bandwidth; None: unknown."""
+    compute_share: float | None = 1.0
+    """This device's part of the whole device's TFLOPS; None: unknown."""
+    replicas: int | None = 1
+    """How many pods time-share the device; None: shared by an unknown number."""
+    evidence: str = "no label names the model"
+    """The label that a GPUSKU could match."""
+    problem: str | None = None
+    """Why nothing of the resource can be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vendor:
+    """Everything that sets one vendor apart."""
+
+    name: VendorName
+    title: str
+    resources: tuple[str, ...]
+    """Resource names of devices, the usual one first; what stands behind them depends on the node's settings."""
+    partition_resource: re.Pattern[str]
+    """Resource names of partitions; group `mode`."""
+    partition_prefix: str
+    """What stands before the mode in such a name."""
+    taints: tuple[str, ...]
+    """Taint keys that mean "GPU pods only" and are tolerated for pods given this vendor's GPU."""
+    pci_vendor: str
+    shared_suffix: str | None
+    """What the device plugin appends to a resource name that it time-shares, if it is told to rename."""
+    identify: Callable[[str, str | None, Labels, int, Catalogue], Identity]
+    """(resource, partition mode in its name, node labels, devices, catalogue) -> Identity."""
+    several_partitions: bool
+    """Whether one container can use several partitions (CUDA sees only the first MIG instance)."""
+    compute_keys: tuple[str, ...] = ()
+    """Labels worth showing as the driver and runtime version."""
+
+    def owns(self, resource: str) -> bool:
+        """Whether a resource name is this vendor's."""
+        name = self._unshared(resource)
+        return name in self.resources or self.partition_resource.fullmatch(name) is not None
+
+    def tolerates(self, taint: str) -> bool:
+        """Whether a taint key only keeps pods without this vendor's GPU away."""
+        return taint in self.taints or self.owns(taint)
+
+    def mode_in(self, resource: str) -> str | None:
+        """The partition mode that a resource name carries."""
+        found = self.partition_resource.fullmatch(self._unshared(resource))
+        return found.group("mode") if found else None
+
+    def _unshared(self, resource: str) -> str:
+        return resource.removesuffix(self.shared_suffix) if self.shared_suffix else resource
+
+    def partition_name(self, mode: str) -> str:
+        """The resource name of a partition mode under the `mixed` strategy."""
+        return self.partition_prefix + mode.replace("+", ".")
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isascii() and text.isdigit() and len(text) < 12 else None
+
+
+# --- NVIDIA: GPU feature discovery (internal/lm), then the clouds' labels -------------------------------------------
+
+_MIG_PRODUCT = re.compile(r"(?P<product>.+)-MIG-(?P<mode>[^-].*)")
+
+
+def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
+    prefix = f"nvidia.com/mig-{mode}" if mode else "nvidia.com/gpu"
+    product = labels.get(f"{prefix}.product") or labels.get("nvidia.com/gpu.product")
+    shared = resource.endswith(".shared")
+    problem = None
+    sku: Sku | None = None
+    evidence = "no label names the model"
+    if product is not None:
+        evidence = f"nvidia.com/gpu.product={product}"
+        # `-SHARED` stands only on resources that were shared without being renamed.
+        if product.endswith("-SHARED"):
+            product, shared = product.removesuffix("-SHARED"), True
+        if found := _MIG_PRODUCT.fullmatch(product):
+            product, in_label = found["product"], found["mode"]
+            if in_label == "INVALID":
+                problem = "MIG strategy single, but the node's GPUs do not agree on one profile"
+            mode = mode or in_label
+        sku = catalogue.by_product("nvidia", product)
+    if sku is None:
+        sku, cloud = _by_cloud("nvidia", labels, catalogue)
+        evidence = cloud or evidence
+    mode = mode or labels.get("cloud.google.com/gke-gpu-partition-size")
+    replicas: int | None = _number(labels.get(f"{prefix}.replicas"))
+    strategy = labels.get(f"{prefix}.sharing-strategy", "none")
+    gke_clients = _number(labels.get("cloud.google.com/gke-max-shared-clients-per-gpu"))
+    if gke_clients and gke_clients > 1:
+        shared, replicas = True, gke_clients
+    if (replicas or 0) > 1 and strategy in ("time-slicing", "mps"):
+        shared = True
+    if shared and (replicas is None or replicas < 2):
+        physical = _number(labels.get(f"{prefix}.count"))
+        replicas = devices // physical if physical and devices % physical == 0 and devices > physical else None
+    memory_share: float | None = 1.0
+    compute_share: float | None = 1.0
+    if mode:
+        memory_share = compute_share = None
+        profile = partitions.mig_profile(sku.mig, mode) if sku and sku.mig else None
+        if sku and sku.mig and profile:
+            mode = profile.name
+            share = partitions.mig_share(partitions.mig_geometry(sku.mig), profile)
+            memory_share, compute_share = share.memory, share.compute
+    memory = _number(labels.get(f"{prefix}.memory"))
+    if mode and not memory and sku and sku.mig and (profile := partitions.mig_profile(sku.mig, mode)):
+        memory = partitions.mig_memory_mib(sku.memory_mib, partitions.mig_geometry(sku.mig), profile)
+    return Identity(
+        skus=(sku,) if sku else (),
+        memory_mib=memory or None,
+        mode=mode,
+        memory_share=memory_share,
+        compute_share=compute_share,
+        replicas=replicas if shared else 1,
+        evidence=evidence,
+        problem=problem,
+    )
+
+
+def _by_cloud(vendor: VendorName, labels: Labels, catalogue: Catalogue) -> tuple[Sku | None, str | None]:
+    sku = catalogue.by_cloud(labels)
+    if sku is not None and sku.vendor == vendor:
+        return sku, None
+    for key in (
+        "cloud.google.com/gke-accelerator",
+        "karpenter.k8s.aws/instance-gpu-name",
+        "eks.amazonaws.com/instance-gpu-name",
+        "karpenter.azure.com/sku-gpu-name",
+        "gpu.nvidia.com/model",
+    ):
+        if key in labels:
+            return None, f"{key}={labels[key]}"
+    return None, None
+
+
+# --- AMD: k8s-node-labeller ------------------------------------------------------------------------------------------
+
+
+def _amd_values(name: str, labels: Labels) -> dict[str, int | None]:
+    """Values of `amd.com/gpu.NAME` in both forms: plain (all devices alike) and `NAME.VALUE=COUNT`."""
+    for prefix in (f"amd.com/gpu.{name}", f"beta.amd.com/gpu.{name}"):
+        if prefix in labels:
+            return {labels[prefix]: None}
+    counted: dict[str, int | None] = {}
+    for prefix in (f"amd.com/gpu.{name}.", f"beta.amd.com/gpu.{name}."):
+        for key, value in labels.items():
+            if key.startswith(prefix):
+                counted.setdefault(key.removeprefix(prefix), _number(value))
+    return counted
+
+
+def _only(values: Sequence[Value]) -> Value | None:
+    """The value that all devices share; None where there is none such."""
+    return values[0] if len(values) == 1 else None
+
+
+def _amd_vram_mib(text: str) -> float | None:
+    found = re.fullmatch(r"([0-9]{1,6})([GMT])", text)
+    if not found:
+        return None
+    return int(found[1]) * {"M": 1 / 1024, "G": 1, "T": 1024}[found[2]] * 1024
+
+
+def _amd_sku(device_id: str, product: str | None, vram: float | None, cus: int | None, db: Catalogue) -> Sku | None:
+    """The one model that the facts leave; None where two are left or none."""
+    candidates = db.by_pci("amd", device_id.lower().removeprefix("0x"))
+    if len(candidates) == 1 and device_id.lower().removeprefix("0x") in candidates[0].match.pci:
+        return candidates[0]
+    by_product = db.by_product("amd", product) if product else None
+    if by_product is not None and (not candidates or by_product in candidates):
+        return by_product
+    left = [
+        sku
+        for sku in candidates
+        if (sku.match.cu_count is not None and sku.match.cu_count == cus)
+        or (sku.match.cu_count is None and vram is not None and abs(vram - sku.memory_mib) < 0.02 * sku.memory_mib)
+    ]
+    # A shared id that leaves one candidate of ours still belongs to cards we do not know, unless memory told it apart.
+    return left[0] if len(left) == 1 and len(candidates) > 1 else None
+
+
+def _amd(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
+    ids = _amd_values("device-id", labels)
+    products = list(_amd_values("product-name", labels))
+    vrams = [_amd_vram_mib(text) for text in _amd_values("vram", labels)]
+    cus = [_number(text) for text in _amd_values("cu-count", labels)]
+    product, vram, cu = _only(products), _only(vrams), _only(cus)
+    found: list[Sku | None]
+    if ids:
+        evidence = ", ".join(f"amd.com/gpu.device-id={device_id}" for device_id in ids)
+        found = [_amd_sku(device_id, product, vram, cu, catalogue) for device_id in ids]
+    elif products:
+        evidence = ", ".join(f"amd.com/gpu.product-name={name}" for name in products)
+        found = [catalogue.by_product("amd", name) for name in products]
+    else:
+        sku, cloud = _by_cloud("amd", labels, catalogue)
+        evidence = cloud or "no label names the model"
+        found = [sku]
+    skus = tuple(sku for sku in found if sku is not None) if all(found) else ()
+    label_mode = labels.get("amd.com/gpu.compute-memory-partition") or labels.get("amd.com/compute-memory-partition")
+    mode = (mode or label_mode or "").lower() or None
+    parsed = partitions.amd_mode(mode) if mode else None
+    parts: int | None = 1
+    if mode and parsed and parsed.compute == "SPX":
+        mode = None
+    elif mode:
+        counts = {partitions.amd_parts(sku, parsed.compute) for sku in skus} if parsed else set()
+        parts = counts.pop() if len(counts) == 1 else None
+    smallest = min((sku.memory_mib for sku in skus), default=None)
+    memory: float | None = vram
+    if mode is None and smallest and memory and memory < 0.75 * smallest:
+        mode, parts = "partition", None  # less memory than the model has: a partition that no label names
+    if mode and parts and smallest and (memory is None or memory > 0.75 * smallest):
+        memory = (memory or smallest) / parts  # the label tells the whole device's memory
+    share = 1 / parts if parts else (memory / smallest if memory and smallest else None)
+    return Identity(
+        skus=skus,
+        counts=tuple(count or devices for count in ids.values()) if skus and len(skus) == len(ids) else (),
+        memory_mib=memory,
+        mode=mode,
+        memory_share=share,
+        compute_share=share,
+        evidence=evidence,
+    )
+
+
+# --- Intel: NFD rules of the device plugins --------------------------------------------------------------------------
+
+_INTEL_DEVICE = re.compile(r"gpu\.intel\.com/device-id\.[0-9a-f]{4}-(?P<id>[0-9a-f]{4})\.(?:present|count)")
+
+
+def _intel(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
+    found: dict[str, Sku | None] = {}
+    if product := labels.get("gpu.intel.com/product"):
+        found[f"gpu.intel.com/product={product}"] = catalogue.by_product("intel", product)
+    else:
+        for key in sorted(labels):
+            if match := _INTEL_DEVICE.fullmatch(key):
+                candidates = catalogue.by_pci("intel", match["id"])
+                found[f"gpu.intel.com/device-id={match['id']}"] = candidates[0] if len(candidates) == 1 else None
+    physical = _number(labels.get("gpu.intel.com/device.count"))
+    # -shared-dev-num makes one GPU several resources; no label says so, but the counts do.
+    replicas = devices // physical if physical and devices > physical and devices % physical == 0 else 1
+    return Identity(
+        skus=tuple(sku for sku in found.values() if sku) if found and all(found.values()) else (),
+        replicas=replicas,
+        evidence=", ".join(found) or "no label names the model",
+    )
+
+
+NVIDIA: Final = Vendor(
+    name="nvidia",
+    title="NVIDIA",
+    resources=("nvidia.com/gpu",),
+    partition_resource=re.compile(r"nvidia\.com/mig-(?P<mode>[0-9a-z.-]+)"),
+    partition_prefix="nvidia.com/mig-",
+    taints=("nvidia.com/gpu",),
+    pci_vendor="10de",
+    shared_suffix=".shared",
+    identify=_nvidia,
+    several_partitions=False,
+    compute_keys=("nvidia.com/cuda.driver-version.full", "nvidia.com/cuda.runtime-version.full"),
+)
+AMD: Final = Vendor(
+    name="amd",
+    title="AMD",
+    resources=("amd.com/gpu",),
+    partition_resource=re.compile(r"amd\.com/(?P<mode>[sdtqc]px_nps[1248])"),
+    partition_prefix="amd.com/",
+    taints=("amd.com/gpu",),
+    pci_vendor="1002",
+    shared_suffix=None,
+    identify=_amd,
+    several_partitions=True,
+    compute_keys=("amd.com/gpu.driver-version",),
+)
+INTEL: Final = Vendor(
+    name="intel",
+    title="Intel",
+    resources=("gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi"),
+    partition_resource=re.compile(r"(?!)(?P<mode>)"),
+    partition_prefix="gpu.intel.com/",
+    taints=("gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi"),
+    pci_vendor="8086",
+    shared_suffix=None,
+    identify=_intel,
+    several_partitions=True,
+)
+
+VENDORS: Final[dict[VendorName, Vendor]] = {vendor.name: vendor for vendor in (NVIDIA, AMD, INTEL)}
+
+
+def of_resource(resource: str) -> Vendor | None:
+    """The vendor whose device plugin publishes a resource name."""
+    return next((vendor for vendor in VENDORS.values() if vendor.owns(resource)), None)
+
+
+def gpu_resources(names: Iterable[str]) -> list[str]:
+    """The GPU resource names among `names`, in their order."""
+    return [name for name in names if of_resource(name)]

@@ -1,0 +1,114 @@
+"""A pod -> the question it puts: its needs, which container gets the devices, and how many the whole pod takes."""
+
+import dataclasses
+from collections.abc import Mapping
+
+from capability_db import errors as capability_errors
+from capability_db import vendors
+from capability_db.catalogue import Catalogue
+from capability_db.sku import VendorName
+from scheduler import errors, kube, needs
+from scheduler import offers as offers_
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What a pod asks of anygpu."""
+
+    needs: needs.Needs
+    container: kube.Container
+    """The container that gets the devices."""
+    count: int
+    """Devices that the whole pod takes."""
+    asks_resource: bool
+    """Whether the pod itself names the GPU resource, which fixes the vendor."""
+
+    def ask(self, pod: kube.Pod, image_vendors: frozenset[VendorName] | None) -> offers_.Ask:
+        """The question as `offers.survey` takes it."""
+        named = kube.named_nodes(pod.spec)
+        return offers_.Ask(pod, self.needs, self.count, image_vendors, frozenset(named) if named else None)
+
+
+def is_opted_out(labels: Mapping[str, str]) -> bool:
+    """Whether the label `anygpu.io/inject: "false"` keeps anygpu away."""
+    return labels.get(needs.INJECT_LABEL) == "false"
+
+
+def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
+    """The pod's question; raises InvalidNeeds naming what is wrong in its annotations or contradicts its spec."""
+    needed = needs.parse(pod.annotations, catalogue)
+    containers = pod.spec.containers or []
+    if not containers:
+        raise errors.InvalidNeeds(["spec.containers: empty; a pod needs a container that gets the GPU"])
+    asked = _gpu_requests(pod)
+    if not asked:
+        container = _named(needed.container, containers) if needed.container else containers[0]
+        return Question(needed, container, needed.gpus, asks_resource=False)
+    return _follow(pod, needed, asked, containers)
+
+
+def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:
+    """Container name -> GPU resource -> devices, for what the pod itself asks."""
+    found: dict[str, dict[str, int]] = {}
+    for container in pod.containers:
+        try:
+            amounts = kube.requests(container.resources)
+        except capability_errors.QuantityError as error:
+            raise errors.InvalidNeeds([f"container {container.name}: {error}"]) from error
+        gpus = {name: -(-amounts[name] // 1000) for name in vendors.gpu_resources(amounts) if amounts[name]}
+        if gpus:
+            found[container.name] = gpus
+    return found
+
+
+def _named(name: str, containers: list[kube.Container]) -> kube.Container:
+    for container in containers:
+        if container.name == name:
+            return container
+    known = ", ".join(container.name for container in containers)
+    raise errors.InvalidNeeds(
+        [f"anygpu.io/container: {name!r} is not a container of the pod; its containers are {known}"]
+    )
+
+
+def _follow(
+    pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]], containers: list[kube.Container]
+) -> Question:
+    names = sorted({name for gpus in asked.values() for name in gpus})
+    if len(names) > 1:
+        raise errors.InvalidNeeds(
+            [f"the pod itself asks {' and '.join(names)}: GPUs of one pod come under one name; keep one or none"]
+        )
+    resource = names[0]
+    vendor = vendors.of_resource(resource)
+    assert vendor is not None  # noqa: S101 - gpu_resources found it
+    first = next(iter(asked))
+    if needed.container and needed.container not in asked:
+        _named(needed.container, containers)
+        raise errors.InvalidNeeds(
+            [f"anygpu.io/container: {needed.container} is named, but {first} asks {resource}; make them agree"]
+        )
+    name = needed.container or first
+    count = asked[name][resource]
+    if "anygpu.io/gpus" in pod.annotations and needed.gpus != count:
+        raise errors.InvalidNeeds(
+            [
+                f"anygpu.io/gpus: {needed.gpus} contradicts container {name}, which asks {resource}: {count}; "
+                "make them equal, or drop one"
+            ]
+        )
+    if needed.vendors and vendor.name not in needed.vendors:
+        raise errors.InvalidNeeds(
+            [
+                f"anygpu.io/vendor: {','.join(needed.vendors)} contradicts container {name}, which asks {resource}; "
+                f"add {vendor.name}, or drop the resource"
+            ]
+        )
+    share = needed.share
+    if vendor.shared_suffix and resource.endswith(vendor.shared_suffix):
+        share = "any"  # whoever asks the shared name wants a share
+    elif vendor.mode_in(resource) and share == "whole":
+        share = "slice"
+    container = next(each for each in pod.containers if each.name == name)
+    needed = needed.model_copy(update={"resource": resource, "gpus": count, "share": share})
+    return Question(needed, container, kube.pod_requests(pod)[resource] // 1000, asks_resource=True)

@@ -1,0 +1,108 @@
+"""`anygpu nodes` and `anygpu skus`: the fleet as anygpu sees it, and the capability DB."""
+
+from typing import Annotated, Any
+
+import typer
+
+from capability_db import quantities
+from capability_db.catalogue import Catalogue
+from capability_db.node_facts import Pool
+from capability_db.sku import FORMATS, Sku
+from scheduler import errors, inventory
+from scheduler.cli import common
+
+
+def nodes(
+    cluster: common.ClusterOption = None,
+    output: common.OutputOption = common.Output.table,
+    every: Annotated[bool, typer.Option("--all", "-a", help="also nodes without a GPU")] = False,
+) -> None:
+    """The fleet as anygpu sees it: every node's GPUs, what is free of them, and what is wrong.
+
+    Examples:
+
+      anygpu nodes
+
+      anygpu nodes --cluster snapshot.yaml -o json
+    """
+    fleet = common.load_fleet(cluster)
+    if output is not common.Output.table:
+        common.emit(inventory.nodes(fleet), output)
+        return
+    rows: list[tuple[object, ...]] = []
+    for name in sorted(fleet.rows):
+        row = fleet.rows[name]
+        state = inventory.state(row)
+        if not row.facts.pools and (every or row.facts.present):
+            rows.append((name, None, None, None, None, None, state))
+        for pool in row.facts.pools:
+            free = max(0, row.free(pool.device.resource))
+            counts = f"{free}/{pool.allocatable}" + (f" of {pool.capacity}" if pool.capacity > pool.allocatable else "")
+            rows.append(
+                (name, pool.device.vendor, pool.device.label, pool.device.resource, counts, _memory(pool), state)
+            )
+    common.table(("NODE", "VENDOR", "GPU", "RESOURCE", "FREE", "MEMORY", "STATUS"), rows, right=("FREE",))
+
+
+def _memory(pool: Pool) -> str | None:
+    if pool.device.memory_mib is None:
+        return None
+    return quantities.gib(pool.device.memory_mib) + ("" if pool.device.memory_reported else " (DB)")
+
+
+def skus(
+    sku: Annotated[str | None, typer.Argument(metavar="[SKU]", help="one SKU, in full")] = None,
+    output: common.OutputOption = common.Output.table,
+) -> None:
+    """The capability DB: what each GPU model can do, per device, with dense TFLOPS.
+
+    Examples:
+
+      anygpu skus
+
+      anygpu skus h100-sxm -o yaml
+    """
+    catalogue = Catalogue.builtin()
+    found = list(catalogue)
+    if sku is not None:
+        one = catalogue.get(sku)
+        if one is None:
+            near = catalogue.nearest(sku)
+            raise errors.InvalidInput(f"SKU {sku!r}: unknown" + (f"; did you mean {near}?" if near else ""))
+        found = [one]
+    if output is not common.Output.table:
+        documents: list[dict[str, Any]] = [inventory.sku(each) for each in found]
+        common.emit(documents[0] if sku is not None else documents, output)
+        return
+    common.table(
+        (
+            "SKU",
+            "VENDOR",
+            "ARCH",
+            "TARGET",
+            "MEMORY",
+            "GB/S",
+            *(name.upper() for name in FORMATS),
+            "WATTS",
+            "MIG",
+            "LINK",
+        ),
+        (_row(each) for each in found),
+        right=("MEMORY", "GB/S", *(name.upper() for name in FORMATS), "WATTS"),
+    )
+
+
+def _row(sku: Sku) -> tuple[object, ...]:
+    rates = (sku.rate(number_format) for number_format in FORMATS)
+    return (
+        sku.id,
+        sku.vendor,
+        sku.architecture,
+        sku.target,
+        quantities.gib(sku.memory_mib),
+        None if sku.bandwidth is None else f"{sku.bandwidth:g}",
+        *(None if rate is None else f"{rate:g}" for rate in rates),
+        None if sku.watts is None else f"{sku.watts:g}",
+        "yes" if sku.mig else None,
+        sku.link.name,
+    )

@@ -1,0 +1,186 @@
+"""The running service: two servers, the watches and the writer on one event loop."""
+
+import asyncio
+import base64
+import contextlib
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from images import registry, resolve
+from scheduler import control, errors, kube, kubeapi, service, watch
+from scheduler import fleet as fleets
+from scheduler.cli import common
+from webhooks import admission, tls
+from webhooks import service as webhook_service
+
+KEEP_ALIVE_SECONDS = 120
+"""Longer than kube-scheduler's idle connections live (90 s): a POST on one that we closed would be lost."""
+DRAIN_SECONDS = 10
+POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed"
+
+Batch = TypeVar("Batch")
+
+log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """A server that leaves signals to its owner: two of them share the process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def log_to_stderr() -> None:
+    """Log JSON lines on stderr."""
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+    )
+
+
+async def serve(
+    fleet: fleets.Fleet,
+    api: kubeapi.Api | None,
+    extender_at: tuple[str, int],
+    webhook_at: tuple[str, int],
+    cert_dir: Path,
+    webhook_configuration: str | None,
+) -> None:
+    """Serve until SIGTERM or SIGINT; raises Unreachable where a port or the webhook configuration cannot be had."""
+    async with registry.Registry() as client, _state(fleet, api) as synced:
+        admitted = admission.Admission(fleet, resolve.Resolver(client), common.new_id, synced)
+        servers = [
+            _server(service.extender_app(fleet, synced), extender_at, None),
+            _server(webhook_service.webhook_app(admitted, synced), webhook_at, tls.context(cert_dir)),
+        ]
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        running = [asyncio.create_task(server.serve()) for server in servers]
+        if api is not None and webhook_configuration:
+            await asyncio.to_thread(_trust, api, webhook_configuration, tls.authority(cert_dir))
+        stopped = asyncio.create_task(stop.wait())
+        await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
+        failed = not stop.is_set()
+        for server in servers:
+            server.should_exit = True
+        await asyncio.gather(*running)
+        if failed:
+            raise errors.Unreachable(
+                f"cannot listen on {extender_at[0]}:{extender_at[1]} or port {webhook_at[1]}; see above"
+            )
+
+
+def _server(app: FastAPI, at: tuple[str, int], context: ssl.SSLContext | None) -> _Server:
+    def with_context(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
+        assert context is not None  # noqa: S101 - only asked for where there is one
+        return context
+
+    return _Server(
+        uvicorn.Config(
+            app,
+            host=at[0],
+            port=at[1],
+            http="httptools",
+            loop="none",
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=DRAIN_SECONDS,
+            server_header=False,
+            ssl_context_factory=with_context if context else None,
+        )
+    )
+
+
+@contextlib.asynccontextmanager
+async def _state(fleet: fleets.Fleet, api: kubeapi.Api | None) -> AsyncIterator[Callable[[], bool]]:
+    """Keep the node table up to date for as long as the context lasts; yields what says whether it is complete."""
+    if api is None:
+        yield lambda: True
+        return
+    loop = asyncio.get_running_loop()
+    writer = control.Writer(api, fleet)
+    listed: set[str] = set()
+
+    def on_nodes(nodes: list[kube.Node]) -> None:
+        fleet.replace(nodes=nodes)
+        listed.add("nodes")
+        writer.nudge()
+
+    def on_node_events(events: list[tuple[str, kube.Node]]) -> None:
+        for kind, node in events:
+            if kind == "DELETED":
+                fleet.remove_node(node.metadata.name)
+            else:
+                fleet.apply_node(node)
+        writer.nudge()
+
+    def on_pods(pods: list[kube.Pod]) -> None:
+        fleet.replace(pods=pods)
+        for pod in pods:
+            writer.saw_pod(pod)
+        listed.add("pods")
+
+    def on_pod_events(events: list[tuple[str, kube.Pod]]) -> None:
+        for kind, pod in events:
+            if kind == "DELETED":
+                fleet.remove_pod(pod.identity)
+                writer.forgot_pod(pod.identity)
+            else:
+                fleet.apply_pod(pod)
+                writer.saw_pod(pod)
+
+    def posted(apply: Callable[[Batch], None]) -> Callable[[Batch], None]:
+        def post(batch: Batch) -> None:
+            loop.call_soon_threadsafe(apply, batch)
+
+        return post
+
+    reflectors: list[watch.Reflector[kube.Node] | watch.Reflector[kube.Pod]] = [
+        watch.Reflector(api, "/api/v1/nodes", kube.Node, posted(on_nodes), posted(on_node_events)),
+        watch.Reflector(api, "/api/v1/pods", kube.Pod, posted(on_pods), posted(on_pod_events), POD_FIELDS),
+    ]
+    for reflector in reflectors:
+        reflector.start()
+    writing = asyncio.create_task(writer.run())
+    try:
+        yield lambda: len(listed) == len(reflectors)
+    finally:
+        for reflector in reflectors:
+            reflector.stop()
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+
+
+def _trust(api: kubeapi.Api, name: str, authority: bytes) -> None:
+    """Have the apiserver trust the webhook's CA; merge patches replace lists, so each entry is sent whole."""
+    bundle = base64.b64encode(authority).decode()
+    for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
+        path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{name}"
+        try:
+            found = api.get_json(path)
+            hooks = found["webhooks"]
+            for hook in hooks:
+                hook["clientConfig"]["caBundle"] = bundle
+            api.patch(path, {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "webhooks": hooks})
+        except watch.BROKEN as error:
+            raise errors.Unreachable(f"webhook configuration {name}: the CA could not be put in: {error}") from error
+    log.info("the apiserver trusts the webhook", configuration=name)

@@ -1,0 +1,141 @@
+"""What the service writes to the cluster: SKU labels on nodes, and events that say what a pod was given.
+
+Both are functions of the node table: what is written already is not written again, what fails is tried again, and two
+replicas doing it at once write the same.
+"""
+
+import asyncio
+import datetime
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+import urllib3
+
+from capability_db import node_facts
+from scheduler import decision, kube, kubeapi
+from scheduler import fleet as fleets
+
+CONFLICTS = (404, 409, 422)
+"""Statuses that mean somebody was faster: the next event brings the truth."""
+MAX_RETRY_SECONDS = 30.0
+PARALLEL = 4
+MAX_EVENTS = 1000
+"""Events waiting to be written; beyond this the newest are dropped, since the decision itself is on the pod."""
+
+log = structlog.get_logger()
+
+
+def label_changes(row: fleets.Row) -> dict[str, str | None]:
+    """Labels to set on a node, or to remove (None), so that it carries what it should."""
+    have = {key: value for key, value in (row.node.metadata.labels or {}).items() if node_facts.is_ours(key)}
+    want = node_facts.node_labels(row.facts)
+    changes: dict[str, str | None] = {key: value for key, value in want.items() if have.get(key) != value}
+    changes.update(dict.fromkeys(have.keys() - want.keys()))
+    return changes
+
+
+def decision_event(pod: kube.Pod, made: decision.Decision, now: str) -> dict[str, Any]:
+    """The event that tells a pod's owner what was decided; its name makes writing it twice a conflict."""
+    reason, kind = ("GPUUnavailable", "Warning") if made.waits else ("GPUChosen", "Normal")
+    namespace = pod.metadata.namespace or "default"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{pod.metadata.name}.{made.id[:16]}"[-253:], "namespace": namespace},
+        "eventTime": now,
+        "reportingController": "anygpu.io/webhook",
+        "reportingInstance": "anygpu",
+        "action": "Decide",
+        "reason": reason,
+        "type": kind,
+        "note": made.reason[:1000],
+        "regarding": {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "name": pod.metadata.name,
+            "namespace": namespace,
+            "uid": pod.metadata.uid,
+        },
+    }
+
+
+class Writer:
+    """Brings the cluster in line with the node table; `nudge` after each change of it."""
+
+    def __init__(self, api: kubeapi.Api, fleet: fleets.Fleet) -> None:
+        self._api, self._fleet = api, fleet
+        self._dirty = asyncio.Event()
+        self._events: dict[str, tuple[kube.Pod, decision.Decision]] = {}
+        self._told: set[str] = set()
+
+    def nudge(self) -> None:
+        """Say that something may have to be written."""
+        self._dirty.set()
+
+    def saw_pod(self, pod: kube.Pod) -> None:
+        """Note a pod whose decision its owner should hear of."""
+        if pod.spec.node_name or pod.metadata.uid is None or len(self._events) >= MAX_EVENTS:
+            return
+        made = decision.read(pod.annotations)
+        if made is not None and pod.metadata.uid not in self._told:
+            self._told.add(pod.metadata.uid)
+            self._events[pod.metadata.uid] = (pod, made)
+            self.nudge()
+
+    def forgot_pod(self, uid: str) -> None:
+        """Note that a pod is gone, so that memory does not grow with history."""
+        self._told.discard(uid)
+        self._events.pop(uid, None)
+
+    async def run(self) -> None:
+        """Write until cancelled."""
+        failures = 0
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            if await self._write_all():
+                failures = 0
+            else:
+                failures += 1
+                wait = min(MAX_RETRY_SECONDS, 0.5 * 2 ** min(failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
+                await asyncio.sleep(wait)
+                self._dirty.set()
+
+    async def _write_all(self) -> bool:
+        labels = [(row.name, changes) for row in self._fleet.rows.values() if (changes := label_changes(row))]
+        events, self._events = self._events, {}
+        slots = asyncio.Semaphore(PARALLEL)
+        done = await asyncio.gather(
+            *(self._label(slots, name, changes) for name, changes in labels),
+            *(self._event(slots, pod, made) for pod, made in events.values()),
+        )
+        return all(done)
+
+    async def _label(self, slots: asyncio.Semaphore, name: str, changes: Mapping[str, str | None]) -> bool:
+        async with slots:
+            return await self._try(
+                "labelling a node", name, self._api.patch, f"/api/v1/nodes/{name}", {"metadata": {"labels": changes}}
+            )
+
+    async def _event(self, slots: asyncio.Semaphore, pod: kube.Pod, made: decision.Decision) -> bool:
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        path = f"/apis/events.k8s.io/v1/namespaces/{pod.metadata.namespace or 'default'}/events"
+        async with slots:
+            # An event lost to a broken connection is not worth a retry: the decision stands on the pod.
+            await self._try("writing an event", pod.key, self._api.post, path, decision_event(pod, made, now))
+        return True
+
+    async def _try(self, what: str, name: str, call: Any, path: str, body: Mapping[str, Any]) -> bool:
+        try:
+            await asyncio.to_thread(call, path, body)
+        except kubeapi.ApiError as error:
+            if error.status in CONFLICTS:
+                return True
+            log.warning(f"{what} failed", name=name, error=str(error))
+            return False
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            log.warning(f"{what} failed", name=name, error=str(error))
+            return False
+        return True

@@ -1,0 +1,72 @@
+"""The decision: what a pod was given and why, as the `anygpu.io/decision` annotation records it."""
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import pydantic
+from pydantic import Field
+
+from capability_db.sku import Frozen, VendorName
+from scheduler import needs as needs_
+
+SCHEMA_ID = "https://anygpu.io/schemas/decision.v1.json"
+
+
+class Rejection(Frozen):
+    """Why a group of candidates was passed over."""
+
+    what: str
+    """A SKU, a partition of one, or a vendor."""
+    nodes: int
+    """Nodes that this reason rules out."""
+    reason: str
+
+
+class Decision(Frozen):
+    """What one pod was given, and why. The annotation's JSON; fields are only ever added."""
+
+    id: Annotated[str, Field(min_length=8, max_length=64)]
+    """Names this decision; no two decisions share one."""
+    binding: str = "early"
+    vendor: VendorName
+    resource: str
+    """The device-plugin resource injected, or the one the pod already asked."""
+    count: Annotated[int, Field(ge=1)]
+    container: str
+    """The container that gets the devices."""
+    sku: str | None
+    """The SKU on the expected node, or the one preferred when one comes free."""
+    skus: tuple[str, ...]
+    """Every SKU that the pod may land on."""
+    node: str | None
+    """Where the pod is expected to land, as the cluster was at admission; None: it waits."""
+    images: dict[str, str]
+    """Container -> image it runs, for the containers whose image was chosen."""
+    reason: str
+    kept: tuple[str, ...] = ()
+    """What the pod itself says and anygpu left as it is."""
+    rejected: tuple[Rejection, ...] = ()
+
+    @property
+    def waits(self) -> bool:
+        """Whether nothing was free at admission."""
+        return self.node is None
+
+
+_DECISION = pydantic.TypeAdapter(Decision)
+
+
+def read(annotations: Mapping[str, str]) -> Decision | None:
+    """The decision recorded on a pod; None where there is none or it is not one of ours."""
+    text = annotations.get(needs_.DECISION)
+    if text is None:
+        return None
+    try:
+        return _DECISION.validate_json(text)
+    except pydantic.ValidationError:
+        return None
+
+
+def schema() -> dict[str, object]:
+    """The JSON Schema of the annotation."""
+    return {"$id": SCHEMA_ID, "$schema": "https://json-schema.org/draft/2020-12/schema", **_DECISION.json_schema()}

@@ -1,0 +1,148 @@
+"""YAML and JSON documents as people have them: snapshots of clusters, pods, workloads, Lists."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import msgspec
+import yaml
+
+from scheduler import errors, kube
+from scheduler import fleet as fleets
+
+Json = dict[str, Any]
+
+TEMPLATES: dict[str, tuple[str, ...]] = {
+    "Deployment": ("spec", "template"),
+    "ReplicaSet": ("spec", "template"),
+    "ReplicationController": ("spec", "template"),
+    "StatefulSet": ("spec", "template"),
+    "DaemonSet": ("spec", "template"),
+    "Job": ("spec", "template"),
+    "CronJob": ("spec", "jobTemplate", "spec", "template"),
+}
+"""Where each kind keeps its pod template."""
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """The safe loader, with dates left as the text that Kubernetes has them as."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def parse(text: str, source: str) -> list[Json]:
+    """The documents in YAML or JSON text, Lists as they are; raises InvalidInput naming the source."""
+    try:
+        documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, _Loader))
+    except json.JSONDecodeError as error:
+        raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise errors.InvalidInput(f"{source}: no YAML: {' '.join(str(error).split())[:300]}") from error
+    found = [document for document in documents if document is not None]
+    for document in found:
+        _check(document, source)
+    return found
+
+
+def _check(document: Any, source: str) -> None:
+    if not isinstance(document, dict) or not isinstance(document.get("kind"), str):
+        raise errors.InvalidInput(f"{source}: holds something that is no Kubernetes object (an object has a kind)")
+
+
+def is_list(document: Json) -> bool:
+    """Whether a document is a List of objects."""
+    return document["kind"].endswith("List") and isinstance(document.get("items"), list)
+
+
+def opened(documents: Iterable[Json], source: str) -> list[Json]:
+    """The objects of documents, Lists opened at any depth; raises InvalidInput."""
+    found: list[Json] = []
+    for document in documents:
+        if not is_list(document):
+            found.append(document)
+            continue
+        # The items of a typed list (PodList) leave their kind out.
+        kind = document["kind"].removesuffix("List")
+        items = [{"kind": kind, **item} if isinstance(item, dict) and kind else item for item in document["items"]]
+        for item in items:
+            _check(item, source)
+        found += opened(items, source)
+    return found
+
+
+def read(path: Path | str) -> list[Json]:
+    """The documents in a file, or in the files of a folder; raises InvalidInput naming the file."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
+            if not files:
+                raise errors.InvalidInput(f"{path}: the folder holds no .yaml, .yml or .json file")
+            return [document for each in files for document in parse(each.read_text(), str(each))]
+        return parse(path.read_text(), str(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise errors.InvalidInput(f"{path}: cannot be read: {error}") from error
+
+
+def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
+    """Fill the node table from a snapshot's nodes and pods, whatever else is in it; raises InvalidInput."""
+    objects = opened(documents, source)
+    nodes = [to_node(each, source) for each in objects if each["kind"] == "Node"]
+    if not nodes:
+        raise errors.InvalidInput(f"{source}: holds no Node; make a snapshot with: kubectl get nodes,pods -A -o yaml")
+    fleet.replace(nodes, [to_pod(each, source) for each in objects if each["kind"] == "Pod"])
+
+
+def to_node(document: Json, source: str) -> kube.Node:
+    """The node of a document; raises InvalidInput naming the field that is wrong."""
+    try:
+        return kube.to_node(document)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(error)}") from error
+
+
+def to_pod(document: Json, source: str) -> kube.Pod:
+    """The pod of a document; raises InvalidInput naming the field that is wrong."""
+    try:
+        return kube.to_pod(document)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(error)}") from error
+
+
+def describe(document: Json) -> str:
+    """An object as messages name it: kind and name."""
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return f"{document.get('kind', 'object')} {name or 'without a name'}"
+
+
+def _hint(error: Exception) -> str:
+    text = str(error)
+    return f"{text} (quote the value)" if text.startswith("Expected `str") else text
+
+
+def pod_of(document: Json, source: str) -> Json:
+    """The pod that a document is, or that its template makes; raises InvalidInput for a kind that makes no pods."""
+    kind = document["kind"]
+    if kind == "Pod":
+        return document
+    if kind not in TEMPLATES:
+        raise errors.InvalidInput(
+            f"{source}: {describe(document)} makes no pods; give a Pod, {', '.join(TEMPLATES)} or a List"
+        )
+    template: Any = document
+    for key in TEMPLATES[kind]:
+        template = template.get(key) if isinstance(template, dict) else None
+    if not isinstance(template, dict):
+        raise errors.InvalidInput(f"{source}: {describe(document)} has no {'.'.join(TEMPLATES[kind])}")
+    owner = document.get("metadata")
+    owner = owner if isinstance(owner, dict) else {}
+    metadata = dict(template.get("metadata") or {}) if isinstance(template.get("metadata") or {}, dict) else {}
+    metadata.setdefault("name", owner.get("name") or "pod")
+    if owner.get("namespace"):
+        metadata["namespace"] = owner["namespace"]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template.get("spec") or {}}

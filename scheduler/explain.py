@@ -1,0 +1,140 @@
+"""Why a pod is where it is, or why it waits and what would let it run: from the API's objects alone."""
+
+import copy
+import dataclasses
+from typing import Any
+
+from capability_db import node_facts
+from scheduler import asks, decision, errors, kube, needs, offers, plain
+from scheduler import fleet as fleets
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+    """The answer to "why is this pod here, or not running?"."""
+
+    pod: str
+    node: str | None
+    """Where it is; None: it waits."""
+    summary: str
+    decision: decision.Decision | None
+    problem: str | None
+    """What is wrong with the pod's annotations, if anything."""
+    changes: tuple[str, ...]
+    """Single changes of the pod that would let some node take it."""
+    advice: str | None
+    verdicts: tuple[offers.Verdict, ...]
+    scheduler_says: str | None
+    """The message of the pod's PodScheduled condition."""
+
+    def as_json(self) -> dict[str, Any]:
+        """The stable JSON shape."""
+        return {
+            "pod": self.pod,
+            "node": self.node,
+            "summary": self.summary,
+            "decision": self.decision.model_dump(mode="json") if self.decision else None,
+            "problem": self.problem,
+            "changes": list(self.changes),
+            "advice": self.advice,
+            "schedulerSays": self.scheduler_says,
+            "nodes": [{"name": each.name, "fits": each.fits, "reason": each.reason or ""} for each in self.verdicts],
+        }
+
+
+def explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
+    """Judge the pod anew, as if it were not there, against the cluster as it is. The node table is left as it was."""
+    fleet.remove_pod(pod.identity)
+    try:
+        return _explain(pod, fleet)
+    finally:
+        fleet.apply_pod(pod)
+
+
+def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
+    node = pod.spec.node_name or None
+    made = decision.read(pod.annotations)
+    says = next((each.message for each in pod.status.conditions or () if each.type == "PodScheduled"), None)
+    problem: str | None = None
+    advice: str | None = None
+    changes: tuple[str, ...] = ()
+    original = _unbound(as_written(pod, made))
+    if not needs.is_opted_in(pod.annotations):
+        verdicts = plain.survey(original, fleet)
+        summary = f"runs on {node}" if node else "waits"
+        summary += "; it asks nothing of anygpu"
+    else:
+        try:
+            question = asks.read(original, fleet.catalogue)
+        except errors.InvalidNeeds as error:
+            return Explanation(
+                pod.key, node, "its annotations state no valid need", made, str(error), (), None, (), says
+            )
+        survey = offers.survey(question.ask(original, None), fleet)
+        verdicts = list(survey.verdicts)
+        if node:
+            summary = _runs(node, made)
+        else:
+            changes = tuple(offers.smallest_changes(verdicts))
+            summary, advice = _waits(survey, made)
+    return Explanation(pod.key, node, summary, made, problem, changes, advice, tuple(verdicts), says)
+
+
+def _runs(node: str, made: decision.Decision | None) -> str:
+    if made is None:
+        return f"runs on {node}; anygpu's webhook did not see it when it was created"
+    moved = "" if made.node in (node, None) else f" (expected on {made.node} at admission)"
+    return f"runs on {node}{moved} with {made.resource}: {made.count}; {made.reason}"
+
+
+def _waits(survey: offers.Survey, made: decision.Decision | None) -> tuple[str, str | None]:
+    fits = [verdict for verdict in survey.verdicts if verdict.fits]
+    choice = survey.choice
+    if made is not None and choice is not None and choice.node and choice.device.resource != made.resource:
+        return (
+            f"waits for {made.resource}, which nothing fitting has free",
+            f"{choice.node} would take it now with {choice.device.resource}, but a pod's resource cannot change: "
+            "delete the pod, so that its owner makes a new one and the choice is made anew",
+        )
+    if fits:
+        return (
+            f"waits, though {len(fits)} nodes fit: kube-scheduler has not come to it, or has its own reasons",
+            None,
+        )
+    taken = sum(verdict.offer is not None for verdict in survey.verdicts)
+    if taken:
+        return f"waits: {taken} nodes could serve it, none is free now", None
+    return "waits: no node of the cluster could serve it as it is", None
+
+
+def as_written(pod: kube.Pod, made: decision.Decision | None) -> kube.Pod:
+    """The pod as its user wrote it, as far as decisions read it: without the resource and affinity anygpu added."""
+    if made is None:
+        return pod
+    document = copy.deepcopy(kube.to_json(pod))
+    spec = document["spec"]
+    if not any(kept.startswith("resource ") for kept in made.kept):
+        for container in spec.get("containers") or []:
+            for amounts in (container.get("resources") or {}).values():
+                if container.get("name") == made.container and amounts:
+                    amounts.pop(made.resource, None)
+    node = (spec.get("affinity") or {}).get("nodeAffinity") or {}
+    required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
+    terms: list[dict[str, Any]] = []
+    for term in required.get("nodeSelectorTerms") or []:
+        kept = [each for each in term.get("matchExpressions") or [] if not node_facts.is_ours(each["key"])]
+        stripped = {**term, "matchExpressions": kept}
+        if stripped not in terms:
+            terms.append(stripped)
+    if required:
+        if all(not term.get("matchExpressions") and not term.get("matchFields") for term in terms):
+            del node["requiredDuringSchedulingIgnoredDuringExecution"]
+        else:
+            required["nodeSelectorTerms"] = terms
+    return kube.to_pod(document)
+
+
+def _unbound(pod: kube.Pod) -> kube.Pod:
+    document = kube.to_json(pod)
+    document["spec"].pop("nodeName", None)
+    return kube.to_pod(document)

@@ -1,0 +1,203 @@
+"""The node table: what each node offers and what is left of it, kept up to date by one event at a time.
+
+One writer (the event loop); nothing here blocks or fails for one bad object. State is a function of the objects
+applied, so that a restart computes the same.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from capability_db import errors as capability_errors
+from capability_db import node_facts, vendors
+from capability_db.catalogue import Catalogue
+from scheduler import decision as decisions
+from scheduler import kube
+from scheduler.ledger import Hold, Ledger
+
+READY_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
+CORDON_TAINT = "node.kubernetes.io/unschedulable"
+
+
+@dataclass(slots=True)
+class Usage:
+    """What bound pods take of one node."""
+
+    amounts: dict[str, int] = field(default_factory=dict)
+    """Thousandths of each resource."""
+    pods: dict[kube.PodUid, kube.Pod] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One node."""
+
+    node: kube.Node
+    facts: node_facts.NodeFacts
+    allocatable: dict[str, int]
+    """Thousandths of each resource."""
+    capacity: dict[str, int]
+    usage: Usage
+    labels: dict[str, str]
+    """The node's labels, with those that anygpu's controller keeps as they should be."""
+
+    @property
+    def name(self) -> str:
+        """The node's name."""
+        return self.node.metadata.name
+
+    @property
+    def not_ready(self) -> str | None:
+        """Why the node takes no pods, by its Ready condition; None: it does (or has no such condition)."""
+        for condition in self.node.status.conditions or ():
+            if condition.type == "Ready" and condition.status != "True":
+                return f"not ready (Ready is {condition.status or 'empty'})"
+        return None
+
+    def free(self, resource: str) -> int:
+        """Whole units of a resource that bound pods leave; below 0 where devices failed under running pods."""
+        return (self.allocatable.get(resource, 0) - self.usage.amounts.get(resource, 0)) // 1000
+
+
+class Fleet:
+    """Nodes, the pods on them, and the ledger of pods that are on none yet."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self.catalogue = catalogue
+        self.rows: dict[str, Row] = {}
+        self.ledger = Ledger()
+        self.facts_version = 0
+        """Grows when what nodes offer changes; pods do not change it."""
+        self._classes: dict[node_facts.DeviceClass, node_facts.DeviceClass] = {}
+        self._usage: dict[str, Usage] = {}
+        self._pods: dict[kube.PodUid, kube.Pod] = {}
+        self._requests: dict[kube.PodUid, dict[str, int]] = {}
+
+    def apply_node(self, node: kube.Node) -> None:
+        """Take a node as it is now."""
+        name = node.metadata.name
+        old = self.rows.get(name)
+        if (
+            old is not None
+            and old.node.metadata.labels == node.metadata.labels
+            and old.node.status.allocatable == node.status.allocatable
+            and old.node.status.capacity == node.status.capacity
+        ):
+            self.rows[name] = Row(node, old.facts, old.allocatable, old.capacity, old.usage, old.labels)
+            return
+        allocatable = kube.amounts(node.status.allocatable)
+        capacity = kube.amounts(node.status.capacity) or allocatable
+        facts = node_facts.read(
+            node.metadata.labels or {},
+            {key: amount // 1000 for key, amount in allocatable.items()},
+            {key: amount // 1000 for key, amount in capacity.items()},
+            self.catalogue,
+        )
+        pools = tuple(
+            node_facts.Pool(self._intern(pool.device), pool.allocatable, pool.capacity, pool.sku_counts)
+            for pool in facts.pools
+        )
+        facts = node_facts.NodeFacts(pools, facts.present, facts.versions)
+        own = node_facts.node_labels(facts)
+        labels = {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
+        usage = self._usage.setdefault(name, Usage())
+        self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels)
+        if old is None or old.facts != facts:
+            self.facts_version += 1
+
+    def remove_node(self, name: str) -> None:
+        """Forget a node; its pods stay until their own deletion shows."""
+        if self.rows.pop(name, None) is not None:
+            self.facts_version += 1
+        if name in self._usage and not self._usage[name].pods:
+            del self._usage[name]
+
+    def apply_pod(self, pod: kube.Pod) -> None:
+        """Take a pod as it is now: on a node it takes resources, before that it may hold some."""
+        uid = pod.identity
+        old = self._pods.get(uid)
+        if pod.finished:
+            self.remove_pod(uid)
+            return
+        if old is not None and old.spec.node_name and old.spec == pod.spec:
+            self._pods[uid] = self._usage[old.spec.node_name].pods[uid] = pod  # a bound pod's amounts have not changed
+            return
+        self.remove_pod(uid)
+        self._pods[uid] = pod
+        decided = decisions.read(pod.annotations)
+        if decided is not None:
+            self.ledger.drop(decided.id)
+        if pod.spec.node_name:
+            requests = self._requests[uid] = _requests(pod)
+            usage = self._usage.setdefault(pod.spec.node_name, Usage())
+            usage.pods[uid] = pod
+            for resource, amount in requests.items():
+                usage.amounts[resource] = usage.amounts.get(resource, 0) + amount
+        elif (hold := _hold(pod, decided)) is not None:
+            self.ledger.put(uid, hold)
+
+    def remove_pod(self, uid: kube.PodUid) -> None:
+        """Forget a pod and what it took or held."""
+        self.ledger.drop(uid)
+        pod = self._pods.pop(uid, None)
+        if pod is None or not pod.spec.node_name:
+            return
+        usage = self._usage[pod.spec.node_name]
+        usage.pods.pop(uid, None)
+        for resource, amount in self._requests.pop(uid).items():
+            left = usage.amounts[resource] - amount
+            if left:
+                usage.amounts[resource] = left
+            else:
+                del usage.amounts[resource]
+        if not usage.pods and pod.spec.node_name not in self.rows:
+            del self._usage[pod.spec.node_name]
+
+    def replace(self, nodes: Iterable[kube.Node] | None = None, pods: Iterable[kube.Pod] | None = None) -> None:
+        """Take a whole list, as after a relist: what is not in it is gone."""
+        if nodes is not None:
+            listed = {node.metadata.name: node for node in nodes}
+            for name in [name for name in self.rows if name not in listed]:
+                self.remove_node(name)
+            for node in listed.values():
+                self.apply_node(node)
+        if pods is not None:
+            present = {pod.identity: pod for pod in pods}
+            for uid in [uid for uid in self._pods if uid not in present]:
+                self.remove_pod(uid)
+            for pod in present.values():
+                self.apply_pod(pod)
+
+    def pod(self, namespace: str, name: str) -> kube.Pod | None:
+        """A pod by name."""
+        wanted = f"{namespace}/{name}"
+        return next((pod for pod in self._pods.values() if pod.key == wanted), None)
+
+    def pods(self) -> Iterator[kube.Pod]:
+        """Every pod that is not finished."""
+        yield from self._pods.values()
+
+    def classes(self) -> list[node_facts.DeviceClass]:
+        """The device classes that nodes offer now."""
+        return list({id(pool.device): pool.device for row in self.rows.values() for pool in row.facts.pools}.values())
+
+    def _intern(self, device: node_facts.DeviceClass) -> node_facts.DeviceClass:
+        return self._classes.setdefault(device, device)
+
+
+def _requests(pod: kube.Pod) -> dict[str, int]:
+    try:
+        return kube.pod_requests(pod)
+    except capability_errors.QuantityError:
+        return {}  # the apiserver admits no such pod; a snapshot edited by hand may hold one
+
+
+def _hold(pod: kube.Pod, decided: "decisions.Decision | None") -> Hold | None:
+    """What an unbound pod speaks for; a pod that kube-scheduler found no node for takes nothing of what is free now."""
+    if pod.unschedulable:
+        return None
+    if decided is not None:
+        return Hold(decided.resource, decided.count, decided.node, frozenset(decided.skus))
+    for resource, amount in _requests(pod).items():
+        if vendors.of_resource(resource):
+            return Hold(resource, -(-amount // 1000), pod.status.nominated_node_name, frozenset())
+    return None

@@ -1,0 +1,94 @@
+"""The Kubernetes API over the official client's transport: raw bytes in and out, a deadline on every call."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+from kubernetes.client import exceptions
+
+from scheduler import errors
+
+TIMEOUT_SECONDS = (5.0, 20.0)
+"""Connect, read."""
+
+
+class ApiError(Exception):
+    """The apiserver answered with an error status."""
+
+    def __init__(self, status: int, body: str) -> None:
+        self.status = status
+        # A payload can be large and is not ours: keep it out of logs.
+        super().__init__(f"HTTP {status}: {body[:256]}")
+
+
+class Api:
+    """One connection pool to one apiserver; safe to use from several threads."""
+
+    def __init__(self, api_client: client.ApiClient) -> None:
+        self._client = api_client
+
+    @property
+    def server(self) -> str:
+        """The apiserver's URL."""
+        return str(self._client.configuration.host)
+
+    def get(
+        self, path: str, query: Mapping[str, str], timeout: tuple[float, float] = TIMEOUT_SECONDS
+    ) -> urllib3.BaseHTTPResponse:
+        """The open response to a GET; raises ApiError, and urllib3's errors where nobody answers."""
+        return self._call("GET", path, list(query.items()), {"Accept": "application/json"}, None, timeout)
+
+    def patch(self, path: str, body: Mapping[str, Any]) -> None:
+        """Apply a JSON merge patch; raises as `get` does."""
+        headers = {"Content-Type": "application/merge-patch+json"}
+        self._call("PATCH", path, [], headers, body, TIMEOUT_SECONDS).release_conn()
+
+    def post(self, path: str, body: Mapping[str, Any]) -> None:
+        """Create an object; raises as `get` does."""
+        self._call("POST", path, [], {"Content-Type": "application/json"}, body, TIMEOUT_SECONDS).release_conn()
+
+    def get_json(self, path: str) -> Any:
+        """The parsed answer to a GET; raises as `get` does."""
+        return json.loads(self.get(path, {}).data)
+
+    def _call(
+        self,
+        method: str,
+        path: str,
+        query: list[tuple[str, str]],
+        headers: dict[str, str],
+        body: Mapping[str, Any] | None,
+        timeout: tuple[float, float],
+    ) -> urllib3.BaseHTTPResponse:
+        request = self._client.param_serialize(
+            method, path, query_params=query, header_params=headers, body=body, auth_settings=["BearerToken"]
+        )
+        try:
+            answer: urllib3.BaseHTTPResponse = self._client.call_api(*request, _request_timeout=timeout).response
+        except exceptions.ApiException as error:
+            raise ApiError(error.status or 0, str(error.body or error.reason or "")) from error
+        if not 200 <= answer.status < 300:
+            raise ApiError(answer.status, answer.data.decode(errors="replace"))
+        return answer
+
+
+def connect() -> Api:
+    """The API of KUBECONFIG, else of the cluster that this runs in, else of ~/.kube/config.
+
+    Raises Unreachable where there is none of these.
+    """
+    try:
+        if "KUBECONFIG" not in os.environ:
+            try:
+                config.load_incluster_config()  # type: ignore[no-untyped-call]
+                return Api(client.ApiClient())
+            except config.ConfigException:
+                pass
+        return Api(config.new_client_from_config())  # type: ignore[no-untyped-call]
+    except (config.ConfigException, OSError) as error:
+        raise errors.Unreachable(
+            f"no cluster: {error}; set KUBECONFIG, or give a snapshot with --cluster FILE"
+        ) from error

@@ -1,0 +1,106 @@
+"""Devices spoken for by pods that no node holds yet: early pods admitted and not bound, and plain pods waiting.
+
+A pod is first known by the id of the decision made at admission (a reservation, which expires unless the pod turns
+up), then by its uid from the watch. The ledger is rebuilt from the API's pods; only reservations live here alone, and
+losing them (kill -9) loses at most the foresight of the last seconds: kube-scheduler counts what it binds by itself.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+RESERVATION_SECONDS = 30.0
+"""How long an admitted pod may take to appear in the watch; later webhooks or quota may have refused it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Devices that one pod will take."""
+
+    resource: str
+    count: int
+    node: str | None
+    """The node the decision expects; None: the pod waits, or nothing was decided for it."""
+    skus: frozenset[str]
+    """SKU ids the pod may land on; empty: any."""
+
+
+class Ledger:
+    """Holds by pod uid or decision id, with running sums; each change costs the same whatever is held."""
+
+    def __init__(self) -> None:
+        self._holds: dict[str, Hold] = {}
+        self._on_node: dict[tuple[str, str], int] = {}
+        self._waiting: dict[tuple[str, frozenset[str]], int] = {}
+        self._deadlines: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._holds)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._holds
+
+    def put(self, key: str, hold: Hold) -> None:
+        """Hold for a key, in place of what it held before."""
+        if self._holds.get(key) != hold:
+            self.drop(key)
+            self._holds[key] = hold
+            self._count(hold, hold.count)
+
+    def reserve(self, decision_id: str, hold: Hold, now: float) -> None:
+        """Hold for a pod just admitted, until its deadline or until `drop`."""
+        self.put(decision_id, hold)
+        self._deadlines[decision_id] = now + RESERVATION_SECONDS
+
+    def drop(self, key: str) -> None:
+        """Hold nothing for a key any more."""
+        self._deadlines.pop(key, None)
+        hold = self._holds.pop(key, None)
+        if hold is not None:
+            self._count(hold, -hold.count)
+
+    def reserved(self, decision_id: str) -> bool:
+        """Whether the decision was made here moments ago and its pod has not been seen yet."""
+        return decision_id in self._deadlines
+
+    def expire(self, now: float) -> int:
+        """Drop reservations past their deadline; says how many."""
+        # Insertion order is deadline order: every reservation lives equally long.
+        late: list[str] = []
+        for key, deadline in self._deadlines.items():
+            if deadline > now:
+                break
+            late.append(key)
+        for key in late:
+            self.drop(key)
+        return len(late)
+
+    def on_node(self, node: str, resource: str) -> int:
+        """Devices held on a node."""
+        return self._on_node.get((node, resource), 0)
+
+    def waiting(self, resource: str, skus: frozenset[str]) -> int:
+        """Devices that pods without a node want and that could be of one of these SKUs."""
+        return sum(
+            count
+            for (name, wanted), count in self._waiting.items()
+            if name == resource and (not wanted or not wanted.isdisjoint(skus))
+        )
+
+    def items(self) -> Iterator[tuple[str, Hold]]:
+        """Every hold with its key."""
+        yield from self._holds.items()
+
+    def _count(self, hold: Hold, change: int) -> None:
+        if hold.node is not None:
+            _add(self._on_node, (hold.node, hold.resource), change)
+        else:
+            _add(self._waiting, (hold.resource, hold.skus), change)
+
+
+def _add(sums: dict[Any, int], key: Any, change: int) -> None:
+    total = sums.get(key, 0) + change
+    if total:
+        sums[key] = total
+    else:
+        sums.pop(key, None)

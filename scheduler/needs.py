@@ -1,0 +1,262 @@
+"""Pod annotations -> Needs: what the model needs of its GPUs, in the grammar of the `anygpu.io/` keys."""
+
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal, NewType
+
+from capability_db import partitions, quantities
+from capability_db.catalogue import Catalogue
+from capability_db.sku import FORMATS, Format, Frozen, VendorName
+from capability_db.vendors import VENDORS
+from scheduler import errors
+
+PREFIX = "anygpu.io/"
+INJECT_LABEL = "anygpu.io/inject"
+DECISION = "anygpu.io/decision"
+REQUESTED_IMAGE = "anygpu.io/requested-image"
+BOUND_VENDOR = "anygpu.io/bound-vendor"
+WRITTEN_BACK = (DECISION, REQUESTED_IMAGE, BOUND_VENDOR)
+"""Keys that anygpu writes; on a pod that comes in they are dropped, never trusted."""
+
+Share = Literal["whole", "slice", "any"]
+Objective = Literal["pack", "cost", "speed", "energy"]
+Preference = Literal["required", "preferred", "none"]
+SkuId = NewType("SkuId", str)
+
+MAX_GPUS = 9999
+
+
+class Needs(Frozen):
+    """What one pod needs of its GPUs; every figure is for one device."""
+
+    gpus: int = 1
+    memory_bytes: int | None = None
+    memory_text: str | None = None
+    """The memory as the user wrote it, for refusals."""
+    precision: tuple[Format, ...] = ()
+    matrix_cores: Preference = "preferred"
+    tflops: float | None = None
+    bandwidth_gbs: float | None = None
+    interconnect: Preference = "none"
+    mig: str | None = None
+    share: Share = "whole"
+    vendors: tuple[VendorName, ...] = ()
+    """In order of preference; empty: any, none preferred."""
+    skus: tuple[SkuId, ...] = ()
+    not_skus: tuple[SkuId, ...] = ()
+    objective: Objective = "pack"
+    max_price_usd_hour: float | None = None
+    container: str | None = None
+    resource: str | None = None
+    """The GPU resource that the pod's containers already ask, which fixes the vendor; not an annotation."""
+
+    @property
+    def rate_format(self) -> Format:
+        """The format at which `tflops` and capability are judged."""
+        return self.precision[0] if self.precision else "fp16"
+
+
+class _Problem(Exception):
+    """One key's bad value; its text goes behind the key and the value."""
+
+
+def is_opted_in(annotations: Mapping[str, str]) -> bool:
+    """Whether a pod asks anything of anygpu: an `anygpu.io/` annotation that is not one anygpu writes."""
+    return any(key.startswith(PREFIX) and key not in WRITTEN_BACK for key in annotations)
+
+
+def parse(annotations: Mapping[str, str], catalogue: Catalogue) -> Needs:
+    """The needs that the annotations state; raises InvalidNeeds with every problem, each naming key and value."""
+    values: dict[str, object] = {}
+    problems: list[str] = []
+    stated: dict[str, str] = {}
+    for key in sorted(annotations):
+        if not key.startswith(PREFIX) or key in WRITTEN_BACK:
+            continue
+        name, text = key.removeprefix(PREFIX), annotations[key].strip()
+        try:
+            if name in _NOT_YET:
+                raise _Problem("not available in this version")
+            if name not in _KEYS:
+                raise _Problem(_unknown_key(name))
+            if not text:
+                raise _Problem(f"empty; {_KEYS[name][1]}")
+            values |= _KEYS[name][0](text, catalogue)
+            stated[name] = text
+        except _Problem as problem:
+            shown = "" if name not in _KEYS or not text else f" {_shorten(text)!r}"
+            problems.append(f"{_shorten(key)}:{shown} {problem}")
+    problems += [] if problems else _contradictions(values, stated, catalogue)
+    if problems:
+        raise errors.InvalidNeeds(problems)
+    if values.get("mig") and "share" not in stated:
+        values["share"] = "slice"
+    return Needs.model_validate(values)
+
+
+def _contradictions(values: dict[str, object], stated: Mapping[str, str], catalogue: Catalogue) -> list[str]:
+    found: list[str] = []
+    needs = Needs.model_validate(values)
+    both = sorted({*needs.skus} & {*needs.not_skus})
+    if both:
+        found.append(f"anygpu.io/not-sku: {', '.join(both)} is also asked by anygpu.io/sku; name it in one of the two")
+    sku_vendors = {sku.vendor for sku in (catalogue.get(sku_id) for sku_id in needs.skus) if sku}
+    if needs.skus and needs.vendors and not sku_vendors & {*needs.vendors}:
+        found.append(
+            f"anygpu.io/sku: {stated['sku']} is of {', '.join(sorted(sku_vendors))}, but anygpu.io/vendor asks "
+            f"{stated['vendor']}; drop one of the two"
+        )
+    if needs.mig:
+        if needs.vendors and "nvidia" not in needs.vendors:
+            found.append(
+                f"anygpu.io/mig: {needs.mig} is an NVIDIA profile, but anygpu.io/vendor asks {stated['vendor']}; "
+                "add nvidia or drop anygpu.io/mig"
+            )
+        if needs.gpus > 1:
+            found.append(
+                f"anygpu.io/gpus: {needs.gpus} contradicts anygpu.io/mig: a container can use one MIG instance only; "
+                "ask for gpus: 1 or for whole devices"
+            )
+        if stated.get("share") == "whole":
+            found.append("anygpu.io/share: whole contradicts anygpu.io/mig, which is a slice; drop one of the two")
+    return found
+
+
+def _unknown_key(name: str) -> str:
+    if name == INJECT_LABEL.removeprefix(PREFIX):
+        return 'is a label, not an annotation; set the label anygpu.io/inject: "false" to opt out'
+    near = difflib.get_close_matches(name, [*_KEYS, *_NOT_YET], n=1, cutoff=0.6)
+    return f"unknown; did you mean {near[0]}?" if near else f"unknown; known keys are {', '.join(sorted(_KEYS))}"
+
+
+def _shorten(text: str) -> str:
+    """Text that is safe in one line of a message: printable, at most 80 characters."""
+    clean = "".join(character if character.isprintable() else "?" for character in text)
+    return clean if len(clean) <= 80 else clean[:77] + "..."
+
+
+# --- One parser a key: (text, catalogue) -> fields of Needs; a bad value raises _Problem ------------------------------
+
+
+def _gpus(text: str, _: Catalogue) -> dict[str, object]:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or not 1 <= int(text) <= MAX_GPUS:
+        raise _Problem(f"is not a number of devices; write an integer from 1 to {MAX_GPUS}")
+    return {"gpus": int(text)}
+
+
+_MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)")
+
+
+def _memory(text: str, _: Catalogue) -> dict[str, object]:
+    found = _MEMORY.fullmatch(text)
+    if not found:
+        number = re.match(r"[0-9]+(?:\.[0-9]+)?", text)
+        example = number[0] if number else "40"
+        raise _Problem(f"is not a memory size; a unit is required: {example}Gi is 2^30 bytes each, {example}G is 10^9")
+    size = quantities.units(text)
+    if size <= 0:
+        raise _Problem("is no memory at all; write for example 40Gi, or leave the key out")
+    return {"memory_bytes": size, "memory_text": text}
+
+
+def _number(field: str, unit: str, example: str) -> Callable[[str, Catalogue], dict[str, object]]:
+    def parse_number(text: str, _: Catalogue) -> dict[str, object]:
+        if not re.fullmatch(r"[0-9]{1,9}(?:\.[0-9]{1,6})?", text) or float(text) <= 0:
+            raise _Problem(f"is not a number of {unit} above 0; write for example {example}")
+        return {field: float(text)}
+
+    return parse_number
+
+
+def _choice(field: str, choices: tuple[str, ...]) -> Callable[[str, Catalogue], dict[str, object]]:
+    def parse_choice(text: str, _: Catalogue) -> dict[str, object]:
+        return {field: _one_of(text, choices)}
+
+    return parse_choice
+
+
+def _one_of(text: str, choices: Iterable[str]) -> str:
+    choices = list(choices)
+    if text not in choices:
+        near = difflib.get_close_matches(text.lower(), choices, n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise _Problem(f"names {_shorten(text)}, which is not one of {', '.join(choices)}{hint}")
+    return text
+
+
+def _items(text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise _Problem("has an empty item; separate items by one comma")
+    if len({*items}) < len(items):
+        raise _Problem("names an item twice")
+    return items
+
+
+def _list(field: str, choices: tuple[str, ...]) -> Callable[[str, Catalogue], dict[str, object]]:
+    def parse_list(text: str, _: Catalogue) -> dict[str, object]:
+        return {field: tuple(_one_of(item, choices) for item in _items(text))}
+
+    return parse_list
+
+
+def _sku_list(field: str) -> Callable[[str, Catalogue], dict[str, object]]:
+    def parse_skus(text: str, catalogue: Catalogue) -> dict[str, object]:
+        items = _items(text)
+        for item in items:
+            if catalogue.get(item) is None:
+                near = catalogue.nearest(item)
+                hint = f"; did you mean {near}?" if near else "; `anygpu skus` lists them"
+                raise _Problem(f"names the unknown SKU {_shorten(item)}{hint}")
+        return {field: tuple(items)}
+
+    return parse_skus
+
+
+def _mig(text: str, _: Catalogue) -> dict[str, object]:
+    profiles = partitions.all_mig_profiles()
+    if text not in profiles:
+        near = difflib.get_close_matches(text.lower(), sorted(profiles), n=1, cutoff=0.6)
+        hint = f"; did you mean {near[0]}?" if near else "; write for example 3g.40gb"
+        raise _Problem(f"is not a MIG profile of any SKU{hint}")
+    return {"mig": text}
+
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+def _container(text: str, _: Catalogue) -> dict[str, object]:
+    if not _DNS_LABEL.fullmatch(text):
+        raise _Problem("is not a container name")
+    return {"container": text}
+
+
+def _binding(text: str, _: Catalogue) -> dict[str, object]:
+    if _one_of(text, ("early", "late", "claim")) != "early":
+        raise _Problem("is not available in this version; early is")
+    return {}
+
+
+_KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
+    "gpus": (_gpus, "write the number of devices, for example 2"),
+    "memory": (_memory, "write the memory of one device, for example 40Gi"),
+    "precision": (_list("precision", FORMATS), "write number formats, for example bf16,fp16"),
+    "matrix-cores": (_choice("matrix_cores", ("required", "preferred", "none")), "write required, preferred or none"),
+    "tflops": (_number("tflops", "TFLOPS", "300"), "write the dense TFLOPS of one device, for example 300"),
+    "bandwidth": (_number("bandwidth_gbs", "GB/s", "2000"), "write the memory bandwidth in GB/s, for example 2000"),
+    "interconnect": (_choice("interconnect", ("required", "preferred")), "write required or preferred"),
+    "mig": (_mig, "write a MIG profile, for example 3g.40gb"),
+    "share": (_choice("share", ("whole", "slice", "any")), "write whole, slice or any"),
+    "vendor": (_list("vendors", tuple(VENDORS)), "write vendors in order of preference, for example nvidia,amd"),
+    "sku": (_sku_list("skus"), "write SKU ids, for example h100-sxm,mi300x"),
+    "not-sku": (_sku_list("not_skus"), "write SKU ids, for example t4"),
+    "objective": (_choice("objective", ("pack", "cost", "speed", "energy")), "write pack, cost, speed or energy"),
+    "max-price": (_number("max_price_usd_hour", "USD per device-hour", "2.50"), "write USD per device-hour"),
+    "container": (_container, "write the name of the container that gets the GPU"),
+    "binding": (_binding, "write early"),
+}
+KEYS = tuple(_KEYS)
+
+# Keys of the contract whose machinery is not there yet: refused, never ignored.
+_NOT_YET = ("model", "batch", "context", "image", "fraction")

@@ -1,0 +1,293 @@
+"""What could serve a pod now, and the choice among it: the one decision behind webhook, extender, CLI and tests."""
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from capability_db import node_facts, vendors
+from capability_db.node_facts import DeviceClass, Pool
+from capability_db.sku import VendorName
+from scheduler import fit, kube, predicates, score
+from scheduler import fleet as fleets
+from scheduler.needs import Needs
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One pod's question."""
+
+    pod: kube.Pod
+    """As the user wrote it, before anything is injected."""
+    needs: Needs
+    count: int
+    """Devices that the whole pod takes of its resource."""
+    image_vendors: frozenset[VendorName] | None = None
+    """Vendors the image has a variant for; None: any."""
+    nodes: frozenset[str] | None = None
+    """The nodes that the pod names itself; None: any."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """One pool of devices that meets the needs, on a node that could take the pod."""
+
+    row: fleets.Row
+    pool: Pool
+    rank: score.Rank
+    left: int
+    """Devices left on the node after the pod, unbound pods' holds counted; below 0: not free now."""
+
+    @property
+    def key(self) -> tuple[score.Rank, float, str]:
+        """The order of choice: best rank, then fullest node, then name."""
+        return (self.rank, self.left, self.row.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What one node says to the pod."""
+
+    name: str
+    offer: Offer | None
+    """What the node would give, were it free; None: it never fits as it is."""
+    reason: str | None
+    """Why not now; None: it fits."""
+    missing: tuple[fit.Unmet, ...] = ()
+    """The needs that the node's closest device fails."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether the node takes the pod now."""
+        return self.reason is None
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What the pod is given: a resource name, hence a vendor."""
+
+    device: DeviceClass
+    node: str | None
+    """The node that is best now; None: none is free."""
+    nodes: int
+    """Nodes that fit the needs with this resource, free or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """All nodes' verdicts, and the choice."""
+
+    verdicts: Sequence[Verdict]
+    choice: Choice | None
+    """None: no GPU of the wanted vendors and image variants could serve the needs."""
+    scores: Mapping[str, int] = field(default_factory=dict)
+    """0-10 of the nodes that fit."""
+
+
+def survey(ask: Ask, fleet: fleets.Fleet) -> Survey:
+    """Ask every node, then choose; the same answer for the same objects, whatever order they came in."""
+    requests = kube.pod_requests(ask.pod)
+    rows = [fleet.rows[name] for name in sorted(fleet.rows)]
+    # One verdict a device class, not one a node: classes are few.
+    missing = {device: _missing(ask, device) for device in fleet.classes()}
+    verdicts = [_verdict(ask, row, requests, fleet, rows, missing) for row in rows]
+    fitting = [verdict.offer for verdict in verdicts if verdict.fits and verdict.offer]
+    scores = score.points([offer.key for offer in fitting])
+    return Survey(verdicts, _choose(ask, verdicts, fitting, fleet), scores)
+
+
+def _verdict(
+    ask: Ask,
+    row: fleets.Row,
+    requests: Mapping[str, int],
+    fleet: fleets.Fleet,
+    rows: list[fleets.Row],
+    missing_by_class: Mapping[DeviceClass, list[fit.Unmet]],
+) -> Verdict:
+    if ask.nodes is not None and row.name not in ask.nodes:
+        return Verdict(row.name, None, "the pod names another node")
+    offers: list[Offer] = []
+    closest: list[fit.Unmet] | None = None
+    for pool in row.facts.pools:
+        missing = missing_by_class[pool.device]
+        if not missing and pool.allocatable < ask.count:
+            missing = [_too_few(pool, ask)]
+        if not missing:
+            held = fleet.ledger.on_node(row.name, pool.device.resource)
+            left = row.free(pool.device.resource) - held - ask.count
+            offers.append(Offer(row, pool, score.rank(ask.needs, pool.device), left))
+        elif closest is None or len(missing) < len(closest):
+            closest = missing
+    if not offers:
+        return Verdict(row.name, None, closest[0].text if closest else _no_device(row), tuple(closest or ()))
+    # A free pool is better than a full one of a better rank: the pod could start now.
+    offer = min(offers, key=lambda each: (each.left < 0, each.key))
+    tolerated = vendors.VENDORS[offer.pool.device.vendor].tolerates
+    reason = (
+        None if ask.pod.spec.node_name else predicates.static_reason(ask.pod, row, tolerated)
+    ) or predicates.pod_affinity_reason(ask.pod, row, rows)
+    if reason is not None:
+        return Verdict(row.name, None, reason)
+    gpu_names = vendors.gpu_resources(requests)
+    short = predicates.resource_reason(requests, row, skip=gpu_names) or _taken(offer, ask, fleet)
+    return Verdict(row.name, offer, short)
+
+
+def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
+    unhealthy = pool.capacity - pool.allocatable
+    note = f" ({unhealthy} unhealthy)" if unhealthy else ""
+    text = f"{pool.device.label}: {pool.allocatable} {pool.device.resource}{note}, {ask.count} asked"
+    return fit.Unmet("gpus", text, f"gpus: {pool.allocatable}" if pool.allocatable else None)
+
+
+def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
+    missing = fit.unmet(ask.needs, device)
+    if ask.image_vendors is not None and device.vendor not in ask.image_vendors:
+        missing.append(fit.Unmet("image", f"{device.vendor}: the image has no {device.vendor} variant", None))
+    return missing
+
+
+def _taken(offer: Offer, ask: Ask, fleet: fleets.Fleet) -> str | None:
+    if offer.left >= 0:
+        return None
+    resource = offer.pool.device.resource
+    free = max(0, offer.row.free(resource))
+    held = fleet.ledger.on_node(offer.row.name, resource)
+    waiting = f", {held} of them held by admitted pods" if held else ""
+    return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {ask.count} asked"
+
+
+def _no_device(row: fleets.Row) -> str:
+    if row.facts.present:
+        named = ", ".join(vendors.VENDORS[name].title for name in row.facts.present)
+        return f"has {named} hardware, but no device plugin offers it"
+    return "no GPU"
+
+
+def _choose(ask: Ask, verdicts: Iterable[Verdict], fitting: list[Offer], fleet: fleets.Fleet) -> Choice | None:
+    offers = [verdict.offer for verdict in verdicts if verdict.offer]
+    counts: dict[str, int] = {}
+    for offer in offers:
+        counts[offer.pool.device.resource] = counts.get(offer.pool.device.resource, 0) + 1
+    free = _not_spoken_for(ask, fitting, fleet)
+    if free:
+        chosen = min(free, key=lambda offer: offer.key)
+        return Choice(chosen.pool.device, chosen.row.name, counts[chosen.pool.device.resource])
+    if offers:
+        # Nothing is free: wait where the load is lightest, so that a burst spreads as capacity does.
+        load = _loads(ask, offers, fleet)
+        waiting = min(offers, key=lambda o: (o.rank[0], load[o.pool.device.resource], o.key))
+        return Choice(waiting.pool.device, None, counts[waiting.pool.device.resource])
+    # No node could ever take it as the cluster is: wait for one that might come, whole before partitioned.
+    possible = [device for device in _possible(fleet) if not _missing(ask, device)]
+    if not possible:
+        return None
+
+    def preference(device: DeviceClass) -> tuple[float, bool, score.Rank]:
+        rank = score.rank(ask.needs, device)
+        return (rank[0], device.kind != "whole", rank)
+
+    return Choice(min(possible, key=preference), None, 0)
+
+
+def _possible(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
+    """What nodes that are not there now could offer: seen device classes first, then the capability DB's."""
+    yield from fleet.classes()
+    for sku in fleet.catalogue:
+        yield from fit.possible_classes(sku)
+
+
+def _not_spoken_for(ask: Ask, fitting: list[Offer], fleet: fleets.Fleet) -> list[Offer]:
+    """The offers whose resource has more free devices than pods already wait for; all of them if none has."""
+    left: list[Offer] = []
+    for resource in {offer.pool.device.resource for offer in fitting}:
+        same = [offer for offer in fitting if offer.pool.device.resource == resource]
+        skus = frozenset(sku.id for offer in same for sku in offer.pool.device.skus)
+        free = sum(offer.left + ask.count for offer in same)
+        if free - fleet.ledger.waiting(resource, skus) >= ask.count:
+            left += same
+    return left or fitting
+
+
+def _loads(ask: Ask, offers: Iterable[Offer], fleet: fleets.Fleet) -> dict[str, float]:
+    """Devices asked for over devices there are, for each resource."""
+    there: dict[str, int] = {}
+    asked: dict[str, int] = {}
+    skus: dict[str, set[str]] = {}
+    for offer in offers:
+        resource = offer.pool.device.resource
+        there[resource] = there.get(resource, 0) + offer.pool.allocatable
+        asked[resource] = asked.get(resource, 0) + offer.pool.allocatable - offer.left
+        skus.setdefault(resource, set()).update(sku.id for sku in offer.pool.device.skus)
+    return {
+        resource: (asked[resource] + fleet.ledger.waiting(resource, frozenset(skus[resource]))) / max(1, total)
+        for resource, total in there.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The SKUs a pod may land on with one resource, and which partitionings of each the resource's name may hide."""
+
+    partitions: Mapping[str, tuple[bool, frozenset[str], frozenset[str]]]
+    """SKU id -> (whole devices fit, partition labels that fit, partition labels that do not)."""
+
+
+def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
+    """Every SKU, seen or only in the DB, that meets the needs under a resource name."""
+    found: dict[str, tuple[bool, set[str], set[str]]] = {}
+    vendor = vendors.of_resource(resource)
+    plain = vendor is not None and resource in vendor.resources
+    for device in _possible(fleet):
+        if device.resource != resource:
+            continue
+        fits = not _missing(ask, device)
+        for sku in device.skus:
+            whole, good, bad = found.get(sku.id, (False, set(), set()))
+            label = device.partition if plain else None
+            if label is None:
+                whole = whole or fits
+            else:
+                (good if fits else bad).add(label)
+            found[sku.id] = (whole, good, bad)
+    return Admitted(
+        {
+            sku_id: (whole, frozenset(good - bad), frozenset(bad))
+            for sku_id, (whole, good, bad) in sorted(found.items())
+            if whole or good - bad
+        }
+    )
+
+
+def summary(verdicts: Iterable[Verdict]) -> list[tuple[str, int]]:
+    """Reasons with the number of nodes that gave each, the most common first."""
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        if verdict.reason:
+            counts[verdict.reason] = counts.get(verdict.reason, 0) + 1
+    return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def smallest_changes(verdicts: Iterable[Verdict], limit: int = 3) -> list[str]:
+    """The single changes of the pod that would let some node take it, those that open most nodes first."""
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        keys: Collection[str] = {each.key for each in verdict.missing}
+        changes = {each.change for each in verdict.missing}
+        if len(keys) == 1 and len(changes) == 1 and (change := changes.pop()):
+            counts[change] = counts.get(change, 0) + 1
+    return [change for change, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
+
+
+def node_label_terms(admitted: Admitted) -> list[list[dict[str, object]]]:
+    """One list of node selector expressions a SKU: the labels that nodes offering it carry."""
+    terms: list[list[dict[str, object]]] = []
+    for sku_id, (whole, good, bad) in admitted.partitions.items():
+        term: list[dict[str, object]] = [{"key": f"{node_facts.SKU_LABEL}{sku_id}", "operator": "Exists"}]
+        label = node_facts.PARTITION_LABEL
+        if whole and not good:
+            term.append({"key": label, "operator": "DoesNotExist"})
+        elif whole and bad:
+            term.append({"key": label, "operator": "NotIn", "values": sorted(bad)})
+        elif not whole:
+            term.append({"key": label, "operator": "In", "values": sorted(good)})
+        terms.append(term)
+    return terms

@@ -1,0 +1,125 @@
+"""The extender's HTTP face: routes of a few lines over the node table; raw bodies on the verbs."""
+
+import time
+from collections.abc import Callable
+
+import prometheus_client
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import JSONResponse
+from starlette.concurrency import run_in_threadpool
+
+from scheduler import decision, errors, explain, extender, inventory
+from scheduler import fleet as fleets
+
+JSON = "application/json"
+MAX_BODY_BYTES = 64 * 1024 * 1024
+"""kube-scheduler sends names: 5,000 of them are 200 KB."""
+
+log = structlog.get_logger()
+
+VERB_SECONDS = prometheus_client.Histogram(
+    "anygpu_verb_seconds",
+    "Time to answer a call of kube-scheduler or the apiserver",
+    ["verb"],
+    buckets=(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2, 5),
+)
+VERB_ERRORS = prometheus_client.Counter("anygpu_verb_errors_total", "Calls that could not be answered", ["verb"])
+
+
+class TooLarge(errors.InvalidInput):
+    """A body beyond the limit."""
+
+
+async def body_of(request: Request) -> bytes:
+    """The request's body; raises TooLarge beyond MAX_BODY_BYTES, before it is all in memory."""
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > MAX_BODY_BYTES:
+            raise TooLarge(f"the body is larger than {MAX_BODY_BYTES} bytes")
+        parts.append(part)
+    return b"".join(parts)
+
+
+def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool]) -> FastAPI:
+    """The application of the extender port; plain HTTP, so on loopback only."""
+    app = FastAPI(title="anygpu extender", docs_url=None, redoc_url=None)
+
+    @app.post("/filter")
+    async def filter_nodes(request: Request) -> Response:
+        """Which nodes can serve the pod, and why the others cannot (ExtenderArgs -> ExtenderFilterResult)."""
+        return await _verb("filter", request, lambda body: extender.filter_nodes(body, fleet), extender.error_reply)
+
+    @app.post("/prioritize")
+    async def prioritize_nodes(request: Request) -> Response:
+        """Scores 0-10 of the nodes (ExtenderArgs -> HostPriorityList)."""
+        return await _verb("prioritize", request, lambda body: extender.prioritize_nodes(body, fleet), None)
+
+    @app.get("/explain/{namespace}/{pod}")
+    async def explain_pod(namespace: str, pod: str) -> Response:
+        """Why a pod is where it is, or why it waits."""
+        found = fleet.pod(namespace, pod)
+        if found is None:
+            return JSONResponse({"error": f"pod {namespace}/{pod}: not found"}, status_code=404)
+        return JSONResponse(explain.explain(found, fleet).as_json())
+
+    @app.get("/nodes")
+    async def nodes() -> Response:
+        """The fleet as anygpu sees it."""
+        return JSONResponse(inventory.nodes(fleet))
+
+    @app.get("/skus")
+    async def skus() -> Response:
+        """The capability DB."""
+        return JSONResponse([inventory.sku(each) for each in fleet.catalogue])
+
+    @app.get("/schemas/decision")
+    async def decision_schema() -> Response:
+        """The JSON Schema of the anygpu.io/decision annotation."""
+        return JSONResponse(decision.schema())
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        """Prometheus metrics."""
+        text = await run_in_threadpool(prometheus_client.generate_latest)
+        return Response(text, media_type=prometheus_client.CONTENT_TYPE_LATEST)
+
+    add_probes(app, synced)
+    return app
+
+
+def add_probes(app: FastAPI, synced: Callable[[], bool]) -> None:
+    """Liveness and readiness."""
+
+    @app.get("/healthz")
+    async def healthz() -> Response:
+        """The process answers."""
+        return Response("ok", media_type="text/plain")
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        """Whether the cluster has been read; red until then."""
+        if synced():
+            return Response("ok", media_type="text/plain")
+        return Response("the cluster has not been read yet", status_code=503, media_type="text/plain")
+
+
+async def _verb(
+    verb: str, request: Request, answer: Callable[[bytes], bytes], on_error: Callable[[str], bytes] | None
+) -> Response:
+    started = time.perf_counter()
+    try:
+        reply = answer(await body_of(request))
+    except errors.InvalidInput as error:
+        VERB_ERRORS.labels(verb).inc()
+        if on_error is None:
+            return JSONResponse({"error": str(error)}, status_code=400)
+        return Response(on_error(str(error)), media_type=JSON)
+    except Exception:
+        VERB_ERRORS.labels(verb).inc()
+        log.exception("verb failed", verb=verb)
+        return JSONResponse({"error": f"{verb} failed; the log has the details"}, status_code=500)
+    VERB_SECONDS.labels(verb).observe(time.perf_counter() - started)
+    return Response(reply, media_type=JSON)

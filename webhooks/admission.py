@@ -1,0 +1,140 @@
+"""/mutate and /validate: a review in, the answer out; the only steps that wait are the registry's."""
+
+import copy
+import time
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+
+from images import errors as image_errors
+from images import resolve
+from scheduler import asks, decision, documents, errors, fit, kube, needs, offers
+from scheduler import fleet as fleets
+from webhooks import mutate, review
+
+NOT_SYNCED = "anygpu has not read the cluster yet; try again in a few seconds"
+
+log = structlog.get_logger()
+
+
+class Admission:
+    """Answers reviews from the node table and the registry."""
+
+    def __init__(
+        self,
+        fleet: fleets.Fleet,
+        resolver: resolve.Resolver,
+        new_id: Callable[[], str],
+        synced: Callable[[], bool],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._fleet, self._resolver = fleet, resolver
+        self._new_id, self._synced, self._clock = new_id, synced, clock
+
+    async def mutate(self, body: bytes) -> bytes:
+        """The answer to a pod's review; raises InvalidInput for a body that is none."""
+        request = review.decode(body)
+        try:
+            return await self._mutate(request)
+        except errors.AnygpuError as error:
+            return review.deny(request.uid, str(error))
+        except image_errors.RegistryError as error:
+            return review.deny(request.uid, str(error), code=503)
+        except image_errors.ImageError as error:
+            return review.deny(request.uid, str(error))
+        except Exception:
+            # Whatever went wrong, the pod must not run with an image or a count that nobody decided.
+            log.exception("mutate failed", uid=request.uid)
+            return review.deny(request.uid, "anygpu failed to decide; its log has the details", code=500)
+
+    async def _mutate(self, request: review.Request) -> bytes:
+        document = request.object
+        if document is None or request.operation != "CREATE" or (request.kind.kind or "Pod") != "Pod":
+            return review.allow(request.uid)
+        pod = _pod(request, document)
+        if not mutate.concerns(pod):
+            return review.allow(request.uid)
+        if not self._synced():
+            return review.deny(request.uid, NOT_SYNCED, code=503)
+        made = decision.read(pod.annotations)
+        if made is not None and self._fleet.ledger.reserved(made.id):
+            # The apiserver asks again after another webhook changed the pod we decided on a moment ago.
+            return review.allow(request.uid, document, mutate.again(document, made))
+        question = asks.read(pod, self._fleet.catalogue)
+        image = await self._resolver.variants(question.container.image or "")
+        self._fleet.ledger.expire(self._clock())
+        admitted = mutate.admit(document, pod, question, image, self._fleet, self._new_id)
+        if not request.dry_run:
+            self._fleet.ledger.reserve(admitted.decision.id, admitted.hold, self._clock())
+        made = admitted.decision
+        log.info(
+            "decided",
+            namespace=pod.metadata.namespace,
+            pod=pod.metadata.name or pod.metadata.generate_name,
+            id=made.id,
+            vendor=made.vendor,
+            resource=made.resource,
+            count=made.count,
+            node=made.node,
+            dry_run=bool(request.dry_run),
+        )
+        warnings = (*admitted.warnings, *((f"anygpu: {made.reason}",) if made.waits else ()))
+        return review.allow(request.uid, document, admitted.pod, warnings)
+
+    async def validate(self, body: bytes) -> bytes:
+        """The answer to a workload's review: refused where its template's annotations state no valid need."""
+        request = review.decode(body)
+        try:
+            return review.allow(request.uid, warnings=await self._validate(request))
+        except errors.AnygpuError as error:
+            return review.deny(request.uid, str(error))
+        except Exception:
+            log.exception("validate failed", uid=request.uid)
+            return review.deny(request.uid, "anygpu failed to validate; its log has the details", code=500)
+
+    async def _validate(self, request: review.Request) -> tuple[str, ...]:
+        document = request.object
+        if document is None or request.operation not in ("CREATE", "UPDATE"):
+            return ()
+        document = {"kind": request.kind.kind, **document}
+        if document["kind"] not in documents.TEMPLATES:
+            return ()
+        pod = documents.to_pod(documents.pod_of(document, "template"), "template")
+        if not needs.is_opted_in(pod.annotations) or asks.is_opted_out(pod.labels):
+            return ()
+        question = asks.read(pod, self._fleet.catalogue)
+        never = fit.impossible(question.needs, self._fleet.catalogue, self._fleet.classes())
+        if never:
+            raise errors.InvalidNeeds([never])
+        vendors = None
+        warnings: list[str] = []
+        try:
+            image = await self._resolver.variants(question.container.image or "")
+            vendors = frozenset(image.by_vendor)
+        except image_errors.BadReference as error:
+            raise errors.InvalidInput(f"container {question.container.name}: {error}") from error
+        except image_errors.ImageError as error:
+            # The image may be pushed before the first pod is made: a warning here, a refusal there.
+            warnings.append(f"anygpu: {error}")
+        if self._synced():
+            survey = offers.survey(question.ask(pod, vendors), self._fleet)
+            if not any(verdict.fits for verdict in survey.verdicts):
+                warnings.append(_nothing_now(survey))
+        return tuple(warnings)
+
+
+def _pod(request: review.Request, document: dict[str, Any]) -> kube.Pod:
+    metadata = document.get("metadata")
+    namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
+    if request.namespace and not namespace:
+        document = copy.copy(document)
+        document["metadata"] = {**(metadata or {}), "namespace": request.namespace}
+    return documents.to_pod(document, "pod")
+
+
+def _nothing_now(survey: offers.Survey) -> str:
+    reasons = ", ".join(f"{count} nodes: {reason}" for reason, count in offers.summary(survey.verdicts)[:3])
+    changes = offers.smallest_changes(survey.verdicts)
+    hint = f"; a node would fit with {' or '.join(changes)}" if changes else ""
+    return f"anygpu: no node meets the pods' needs now, they will wait ({reasons or 'the cluster has no nodes'}){hint}"

@@ -1,0 +1,65 @@
+"""AdmissionReview v1: bytes in, bytes out."""
+
+import base64
+from typing import Any
+
+import jsonpatch
+import msgspec
+
+from scheduler import errors
+
+Json = dict[str, Any]
+
+
+class _Kind(msgspec.Struct, frozen=True):
+    kind: str = ""
+
+
+class Request(msgspec.Struct, frozen=True, rename="camel"):
+    """What of an admission request matters."""
+
+    uid: str
+    operation: str = "CREATE"
+    namespace: str | None = None
+    name: str | None = None
+    dry_run: bool | None = None
+    object: Json | None = None
+    kind: _Kind = _Kind()
+
+
+class _Review(msgspec.Struct, frozen=True):
+    request: Request
+
+
+_decoder = msgspec.json.Decoder(_Review)
+
+
+def decode(body: bytes) -> Request:
+    """The request of a review; raises InvalidInput saying what is not as the apiserver sends it."""
+    try:
+        return _decoder.decode(body).request
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise errors.InvalidInput(f"the body is no AdmissionReview: {error}") from error
+
+
+def allow(uid: str, before: Json | None = None, after: Json | None = None, warnings: tuple[str, ...] = ()) -> bytes:
+    """Let the object in, changed from `before` to `after` where these are given."""
+    response: Json = {"uid": uid, "allowed": True}
+    if before is not None and after is not None and before != after:
+        patch = jsonpatch.make_patch(before, after).to_string()
+        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch.encode()).decode()}
+    return _encode(response, warnings)
+
+
+def deny(uid: str, message: str, code: int = 400) -> bytes:
+    """Refuse the object; the message stands in kubectl's output."""
+    reasons = {400: "BadRequest", 500: "InternalError", 503: "ServiceUnavailable"}
+    status = {"status": "Failure", "message": message, "code": code, "reason": reasons[code]}
+    return _encode({"uid": uid, "allowed": False, "status": status}, ())
+
+
+def _encode(response: Json, warnings: tuple[str, ...]) -> bytes:
+    if warnings:
+        # The apiserver drops warnings that hold control characters, silently.
+        response["warnings"] = ["".join(c if c.isprintable() else " " for c in text) for text in warnings]
+    return msgspec.json.encode({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response})
