@@ -51,8 +51,10 @@ class Catalogue:
         return self._by_id.get(sku_id)
 
     def nearest(self, sku_id: str) -> str | None:
-        """The id closest to a misspelt one; None: nothing is close."""
-        near = difflib.get_close_matches(sku_id.lower(), self._by_id, n=1, cutoff=0.6)
+        """The id closest to a misspelt one, those that begin with it first; None: nothing is close."""
+        wanted = sku_id.lower()
+        longer = [each for each in self._by_id if wanted and each.startswith(wanted)]
+        near = difflib.get_close_matches(wanted, longer or self._by_id, n=1, cutoff=0.0 if longer else 0.6)
         return near[0] if near else None
 
     def by_product(self, vendor: VendorName, label_value: str) -> Sku | None:
