@@ -499,6 +499,7 @@ class Workload:
     waits: str = ""
     """What kube-scheduler said of a pending pod."""
     annotations: Labels = field(default_factory=dict)
+    selector: Labels = field(default_factory=dict)
 
 
 def _used(node: str, *counts: int, namespace: str, name: str, resource: str, **rest: Any) -> list[Workload]:
@@ -561,11 +562,12 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload(
         name="pretrain-next-0",
         node=None,
-        gpus={NVIDIA_GPU: 16},
+        gpus={NVIDIA_GPU: 8},
+        selector={"nvidia.com/gpu.product": "NVIDIA-B200"},
         phase="Pending",
         waits="0/49 nodes are available: 1 node(s) had untolerated taint {node-role.kubernetes.io/control-plane: }, "
         "1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }, 1 node(s) were unschedulable, "
-        "37 Insufficient nvidia.com/gpu, 9 node(s) had untolerated taint {amd.com/gpu: }.",
+        "37 node(s) didn't match Pod's node affinity/selector, 9 node(s) had untolerated taint {amd.com/gpu: }.",
         **_TRAIN,
     ),
 )
@@ -596,6 +598,8 @@ def _pod(workload: Workload, number: int) -> Json:
     }
     if workload.node:
         spec["nodeName"] = workload.node
+    if workload.selector:
+        spec["nodeSelector"] = workload.selector
     metadata: Json = {
         "creationTimestamp": STARTED if workload.node else HEARTBEAT,
         "labels": {"app": workload.name.rpartition("-")[0]},

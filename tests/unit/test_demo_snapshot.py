@@ -189,6 +189,21 @@ def test_some_nodes_are_full_and_some_pods_wait() -> None:
     assert {each["spec"]["nodeName"] for each in pods() if "nodeName" in each["spec"]} <= {*nodes()}
 
 
+def test_what_waits_has_no_node_to_go_to() -> None:
+    waiting = {each["metadata"]["name"]: each for each in pods() if each["status"]["phase"] == "Pending"}
+    assert sorted(waiting) == ["pretrain-next-0", "serve-671b-0"]
+    selector = waiting["pretrain-next-0"]["spec"]["nodeSelector"].items()
+    assert not [name for name, node in nodes().items() if selector <= node["metadata"]["labels"].items()]
+    wanted = needs.parse(waiting["serve-671b-0"]["metadata"]["annotations"], CATALOGUE)
+    assert not [
+        name
+        for name in nodes()
+        for pool in facts(name).pools
+        if fit.refusal(wanted, pool.device) is None
+        and pool.allocatable - used(name)[pool.device.resource] // 1000 >= wanted.gpus
+    ]
+
+
 def test_names_and_uids_are_unique() -> None:
     everything = items("cluster.yaml")
     names = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in everything]
