@@ -10,7 +10,7 @@ help: ## list the targets
 $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "anygpu needs Python 3.11 or newer")'
 	@echo "installing the locked dependencies into .venv (once; about a minute)" >&2
-	@$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv || { echo "on Debian: apt install python3-venv" >&2; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
@@ -18,10 +18,48 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 .PHONY: setup
 setup: $(BIN)/.installed ## install the locked dependencies into .venv
 
+.PHONY: demo
+demo: setup ## the main job on a bundled cluster: no Kubernetes, no GPU
+	@$(BIN)/anygpu demo
+
 .PHONY: check
 check: setup ## lint, types, layering and unit tests: under a minute
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
+	$(BIN)/python manifests/generate.py --check
 	$(BIN)/pytest -q tests/unit tests/property
+
+.PHONY: test
+test: check ## everything, with a real control plane and a real registry
+	$(PYTHON) tests/controlplane/build.py
+	$(PYTHON) tests/controlplane/registry.py
+	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q tests/registry tests/cluster
+
+.PHONY: cluster
+cluster: setup ## a control plane with the demo's nodes and anygpu on it, for play
+	@$(BIN)/python tests/controlplane/up.py up --nodes manifests/demo/cluster.yaml
+
+.PHONY: cluster-down
+cluster-down: setup ## end it
+	@$(BIN)/python tests/controlplane/up.py down
+
+.PHONY: generate
+generate: setup ## write the files that follow from the data and the models
+	$(BIN)/python manifests/generate.py
+	$(BIN)/python manifests/demo/generate.py
+
+.PHONY: format
+format: setup ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lock
+lock: ## lock the newest allowed dependencies (needs uv)
+	uv pip compile -q pyproject.toml --group build --group test --group lint --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --no-annotate -o requirements.lock
+
+.PHONY: clean
+clean: ## remove what the targets made here
+	rm -rf .venv .cluster .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache dist

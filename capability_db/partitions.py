@@ -10,7 +10,7 @@ import yaml
 from pydantic import Field, TypeAdapter, model_validator
 
 from capability_db import errors
-from capability_db.sku import Frozen, Sku
+from capability_db.sku import Frozen, Sku, VendorName
 
 Count = Annotated[int, Field(ge=1)]
 
@@ -185,3 +185,13 @@ def amd_memory_modes(sku: Sku, compute: str) -> tuple[str, ...]:
     """The memory modes that some source pairs with a compute mode of the model; empty: none is known."""
     row = _amd_rows().get((sku.id, compute.upper()))
     return row.memory if row else ()
+
+
+def all_modes(vendor: VendorName) -> list[str]:
+    """Every partition mode of a vendor's GPUs, as resource names carry it: `1g.10gb.me`, `cpx_nps4`."""
+    if vendor == "nvidia":
+        return sorted({profile.resource_form for profile in _profiles().values()})
+    if vendor == "amd":
+        pairs = {(compute, memory) for (_, compute), row in _amd_rows().items() for memory in row.memory}
+        return sorted(f"{compute}_{memory}".lower() for compute, memory in pairs)
+    return []

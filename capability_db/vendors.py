@@ -329,3 +329,13 @@ def of_resource(resource: str) -> Vendor | None:
 def gpu_resources(names: Iterable[str]) -> list[str]:
     """The GPU resource names among `names`, in their order."""
     return [name for name in names if of_resource(name)]
+
+
+def known_resources() -> list[str]:
+    """Every resource name that a device plugin of a known vendor may publish, for kube-scheduler's managedResources."""
+    names: list[str] = []
+    for vendor in VENDORS.values():
+        modes = partitions.all_modes(vendor.name)
+        for name in (*vendor.resources, *(vendor.partition_name(mode) for mode in modes)):
+            names += [name, name + vendor.shared_suffix] if vendor.shared_suffix else [name]
+    return names

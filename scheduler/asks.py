@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from capability_db import errors as capability_errors
 from capability_db import vendors
 from capability_db.catalogue import Catalogue
-from capability_db.sku import VendorName
+from images import resolve
 from scheduler import errors, kube, needs
 from scheduler import offers as offers_
 
@@ -23,10 +23,11 @@ class Question:
     asks_resource: bool
     """Whether the pod itself names the GPU resource, which fixes the vendor."""
 
-    def ask(self, pod: kube.Pod, image_vendors: frozenset[VendorName] | None) -> offers_.Ask:
+    def ask(self, pod: kube.Pod, image: resolve.Resolved | None) -> offers_.Ask:
         """The question as `offers.survey` takes it."""
         named = kube.named_nodes(pod.spec)
-        return offers_.Ask(pod, self.needs, self.count, image_vendors, frozenset(named) if named else None)
+        runs_on = None if image is None else {vendor: each.runs_on for vendor, each in image.by_vendor.items()}
+        return offers_.Ask(pod, self.needs, self.count, runs_on, frozenset(named) if named else None)
 
 
 def is_opted_out(labels: Mapping[str, str]) -> bool:

@@ -43,7 +43,7 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
         asked = ",".join(needs.vendors)
         found.append(Unmet("vendor", f"{device.vendor}: vendor {asked} asked", f"vendor: {asked},{device.vendor}"))
     if not device.skus:
-        found.append(Unmet("model", f"unknown {device.vendor} GPU model ({device.evidence})", None))
+        found.append(Unmet("model", f"unknown GPU model: {device.evidence}", None))
         return found
     found += _model(needs, device)
     found += _kind(needs, device, name)
@@ -136,6 +136,8 @@ def _compute(needs: Needs, device: DeviceClass, sku: Sku) -> Iterator[Unmet]:
         elif sku.link.reach == "bridge":
             text = f"{sku.id}: {sku.link.name} is optional and nothing reports it"
             yield Unmet("interconnect", text, "interconnect: preferred")
+        elif len(device.skus) > 1:
+            yield Unmet("interconnect", f"{device.label}: mixed models share no island", "interconnect: preferred")
         elif sku.link.reach == "none":
             text = f"{sku.id}: {sku.link.name} only, no NVLink or xGMI"
             yield Unmet("interconnect", text, "interconnect: preferred")
@@ -199,13 +201,15 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
             for resource in (vendor.partition_name(profile.name), vendor.resources[0]):
                 yield device(resource, "slice", profile.name, memory, share)
     for compute in sku.compute_modes:
-        parts = partitions.amd_parts(sku, compute)
-        if parts and parts > 1:
+        parts = partitions.amd_parts(sku, compute) or 0
+        for memory_mode in partitions.amd_memory_modes(sku, compute):
+            mode = f"{compute}_{memory_mode}".lower()
+            if parts == 1:
+                yield device(vendor.partition_name(mode), "whole", None, sku.memory_mib, whole)
+                continue
             share = partitions.Share(memory=1 / parts, compute=1 / parts)
-            for memory_mode in sku.memory_modes:
-                mode = f"{compute}_{memory_mode}".lower()
-                for resource in (vendor.partition_name(mode), vendor.resources[0]):
-                    yield device(resource, "slice", mode, sku.memory_mib / parts, share)
+            for resource in (vendor.partition_name(mode), vendor.resources[0]):
+                yield device(resource, "slice", mode, sku.memory_mib / parts, share)
 
 
 def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> str | None:

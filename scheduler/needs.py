@@ -77,7 +77,7 @@ def parse(annotations: Mapping[str, str], catalogue: Catalogue) -> Needs:
         name, text = key.removeprefix(PREFIX), annotations[key].strip()
         try:
             if name in _NOT_YET:
-                raise _Problem("not available in this version")
+                raise _Problem("is not available in this version; drop it")
             if name not in _KEYS:
                 raise _Problem(_unknown_key(name))
             if not text:
@@ -85,7 +85,8 @@ def parse(annotations: Mapping[str, str], catalogue: Catalogue) -> Needs:
             values |= _KEYS[name][0](text, catalogue)
             stated[name] = text
         except _Problem as problem:
-            shown = "" if name not in _KEYS or not text else f" {_shorten(text)!r}"
+            named = bool(text) and (name in _KEYS or name in _NOT_YET)
+            shown = f" {_shorten(text)!r}" if named else ""
             problems.append(f"{_shorten(key)}:{shown} {problem}")
     problems += [] if problems else _contradictions(values, stated, catalogue)
     if problems:

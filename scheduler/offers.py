@@ -1,6 +1,6 @@
 """What could serve a pod now, and the choice among it: the one decision behind webhook, extender, CLI and tests."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from capability_db import node_facts, vendors
@@ -20,8 +20,9 @@ class Ask:
     needs: Needs
     count: int
     """Devices that the whole pod takes of its resource."""
-    image_vendors: frozenset[VendorName] | None = None
-    """Vendors the image has a variant for; None: any."""
+    runs_on: Mapping[VendorName, Callable[[str], bool]] | None = None
+    """Vendors that the image has a variant for, with what says whether it runs on a compute capability or gfx target;
+    None: any."""
     nodes: frozenset[str] | None = None
     """The nodes that the pod names itself; None: any."""
 
@@ -140,8 +141,17 @@ def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
 
 def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
     missing = fit.unmet(ask.needs, device)
-    if ask.image_vendors is not None and device.vendor not in ask.image_vendors:
+    if ask.runs_on is None:
+        return missing
+    runs_on = ask.runs_on.get(device.vendor)
+    if runs_on is None:
         missing.append(fit.Unmet("image", f"{device.vendor}: the image has no {device.vendor} variant", None))
+    else:
+        missing += [
+            fit.Unmet("image", f"{sku.id}: the image's {device.vendor} variant is not built for {sku.target}", None)
+            for sku in device.skus
+            if sku.target and not runs_on(sku.target)
+        ]
     return missing
 
 
@@ -267,14 +277,24 @@ def summary(verdicts: Iterable[Verdict]) -> list[tuple[str, int]]:
 
 
 def smallest_changes(verdicts: Iterable[Verdict], limit: int = 3) -> list[str]:
-    """The single changes of the pod that would let some node take it, those that open most nodes first."""
+    """The single changes of the pod that would let some node take it, for each key the mildest first."""
     counts: dict[str, int] = {}
     for verdict in verdicts:
         keys: Collection[str] = {each.key for each in verdict.missing}
         changes = {each.change for each in verdict.missing}
         if len(keys) == 1 and len(changes) == 1 and (change := changes.pop()):
             counts[change] = counts.get(change, 0) + 1
-    return [change for change, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:limit]]
+    ordered = sorted(counts.items(), key=lambda item: (_loss(item[0]), -item[1], item[0]))
+    return [change for change, _ in ordered[:limit]]
+
+
+def _loss(change: str) -> tuple[str, float]:
+    """Orders changes of one key so that the one that gives up least, the largest figure, comes first."""
+    key, _, figure = change.partition(": ")
+    try:
+        return (key, -float(figure.removesuffix("Gi")))
+    except ValueError:
+        return (key, 0.0)
 
 
 def node_label_terms(admitted: Admitted) -> list[list[dict[str, object]]]:

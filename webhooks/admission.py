@@ -103,22 +103,23 @@ class Admission:
         pod = documents.to_pod(documents.pod_of(document, "template"), "template")
         if not needs.is_opted_in(pod.annotations) or asks.is_opted_out(pod.labels):
             return ()
+        if request.old_object and _same_template(request.old_object, document):
+            return ()  # scaling, status, finalizers: a workload that is in must stay operable, and deletable
         question = asks.read(pod, self._fleet.catalogue)
         never = fit.impossible(question.needs, self._fleet.catalogue, self._fleet.classes())
         if never:
             raise errors.InvalidNeeds([never])
-        vendors = None
+        image: resolve.Resolved | None = None
         warnings: list[str] = []
         try:
             image = await self._resolver.variants(question.container.image or "")
-            vendors = frozenset(image.by_vendor)
         except image_errors.BadReference as error:
             raise errors.InvalidInput(f"container {question.container.name}: {error}") from error
         except image_errors.ImageError as error:
             # The image may be pushed before the first pod is made: a warning here, a refusal there.
             warnings.append(f"anygpu: {error}")
         if self._synced():
-            survey = offers.survey(question.ask(pod, vendors), self._fleet)
+            survey = offers.survey(question.ask(pod, image), self._fleet)
             if not any(verdict.fits for verdict in survey.verdicts):
                 warnings.append(_nothing_now(survey))
         return tuple(warnings)
@@ -131,6 +132,12 @@ def _pod(request: review.Request, document: dict[str, Any]) -> kube.Pod:
         document = copy.copy(document)
         document["metadata"] = {**(metadata or {}), "namespace": request.namespace}
     return documents.to_pod(document, "pod")
+
+
+def _same_template(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    kind = {"kind": new["kind"]}
+    before, after = (documents.pod_of({**each, **kind}, "template") for each in (old, new))
+    return before == after
 
 
 def _nothing_now(survey: offers.Survey) -> str:

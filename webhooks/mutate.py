@@ -62,7 +62,7 @@ def admit(
     never = fit.impossible(question.needs, fleet.catalogue, fleet.classes())
     if never:
         raise errors.InvalidNeeds([never])
-    ask = question.ask(pod, frozenset(image.by_vendor))
+    ask = question.ask(pod, image)
     survey = offers.survey(ask, fleet)
     choice = survey.choice
     if choice is None:

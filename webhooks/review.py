@@ -24,6 +24,7 @@ class Request(msgspec.Struct, frozen=True, rename="camel"):
     name: str | None = None
     dry_run: bool | None = None
     object: Json | None = None
+    old_object: Json | None = None
     kind: _Kind = _Kind()
 
 

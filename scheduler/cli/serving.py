@@ -63,9 +63,14 @@ async def serve(
     """Serve until SIGTERM or SIGINT; raises Unreachable where a port or the webhook configuration cannot be had."""
     async with registry.Registry() as client, _state(fleet, api) as synced:
         admitted = admission.Admission(fleet, resolve.Resolver(client), common.new_id, synced)
+        trusted = asyncio.Event()
+
+        def ready() -> bool:
+            return synced() and trusted.is_set()
+
         servers = [
-            _server(service.extender_app(fleet, synced), extender_at, None),
-            _server(webhook_service.webhook_app(admitted, synced), webhook_at, tls.context(cert_dir)),
+            _server(service.extender_app(fleet, ready), extender_at, None),
+            _server(webhook_service.webhook_app(admitted, ready), webhook_at, tls.context(cert_dir)),
         ]
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
@@ -74,6 +79,7 @@ async def serve(
         running = [asyncio.create_task(server.serve()) for server in servers]
         if api is not None and webhook_configuration:
             await asyncio.to_thread(_trust, api, webhook_configuration, tls.authority(cert_dir))
+        trusted.set()
         stopped = asyncio.create_task(stop.wait())
         await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
         failed = not stop.is_set()

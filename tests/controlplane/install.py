@@ -66,5 +66,5 @@ def extenders(url: str) -> list[dict[str, Any]]:
 
 def _call_by_url(document: dict[str, Any], port: int) -> None:
     for webhook in document.get("webhooks", []):
-        path = webhook["clientConfig"].pop("service")["path"]
+        path = webhook["clientConfig"]["service"]["path"]
         webhook["clientConfig"] = {"url": f"https://127.0.0.1:{port}{path}"}

@@ -1,0 +1,83 @@
+"""What cluster tests do with anygpu on the real control plane."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+from cluster import Cluster
+
+Json = dict[str, Any]
+
+
+class Playground:
+    """A control plane with anygpu, nodes and a namespace of one test."""
+
+    def __init__(self, running: Cluster, namespace: str, image: str) -> None:
+        self.cluster, self.namespace, self.image = running, namespace, image
+
+    def deploy(self, name: str, replicas: int, *, image: str | None = None, **annotations: str) -> None:
+        """Create a Deployment; keywords are `anygpu.io/` keys with `_` for `-`."""
+        self.apply(self.deployment(name, replicas, image=image, **annotations))
+
+    def deployment(self, name: str, replicas: int, *, image: str | None = None, **annotations: str) -> Json:
+        keys = {f"anygpu.io/{key.replace('_', '-')}": value for key, value in annotations.items()}
+        container = {"name": "main", "image": image or self.image}
+        return {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name, "namespace": self.namespace},
+            "spec": {
+                "replicas": replicas,
+                "selector": {"matchLabels": {"app": name}},
+                "template": {
+                    "metadata": {"labels": {"app": name}, "annotations": keys},
+                    "spec": {"containers": [container], "terminationGracePeriodSeconds": 0},
+                },
+            },
+        }
+
+    def apply(self, document: Json, *arguments: str, check: bool = True) -> Any:
+        """kubectl apply, with its output."""
+        return self.cluster.kubectl("apply", *arguments, "-f", "-", input=json.dumps(document), check=check)
+
+    def pods(self, app: str | None = None) -> list[Json]:
+        """The pods of the namespace, or of one Deployment."""
+        query = f"?labelSelector=app%3D{app}" if app else ""
+        return self.cluster.api("GET", f"/api/v1/namespaces/{self.namespace}/pods{query}")["items"]
+
+    def wait_bound(self, app: str | None, count: int, timeout: float = 90) -> list[Json]:
+        """The pods of a Deployment once `count` of them have a node."""
+
+        def bound() -> list[Json]:
+            found = [pod for pod in self.pods(app) if pod["spec"].get("nodeName")]
+            return found if len(found) >= count else []
+
+        return self.cluster.wait(f"{count} pods of {app} to be bound", bound, timeout=timeout)
+
+    def wait(self, what: str, check: Callable[[], Any], timeout: float = 60) -> Any:
+        return self.cluster.wait(what, check, timeout=timeout)
+
+    def events(self, reason: str) -> list[Json]:
+        """The namespace's events of a reason."""
+        path = f"/apis/events.k8s.io/v1/namespaces/{self.namespace}/events"
+        return [event for event in self.cluster.api("GET", path)["items"] if event["reason"] == reason]
+
+    def nodes(self) -> dict[str, Json]:
+        return {node["metadata"]["name"]: node for node in self.cluster.api("GET", "/api/v1/nodes")["items"]}
+
+    def assert_within_capacity(self) -> None:
+        """No node holds more of any GPU resource than it offers, counted from the API alone."""
+        nodes = self.nodes()
+        used: dict[tuple[str, str], int] = {}
+        for pod in self.cluster.api("GET", "/api/v1/pods")["items"]:
+            if pod["spec"].get("nodeName") and pod["status"]["phase"] not in ("Succeeded", "Failed"):
+                for container in pod["spec"]["containers"]:
+                    for resource, count in container.get("resources", {}).get("limits", {}).items():
+                        if "/" in resource:
+                            key = (pod["spec"]["nodeName"], resource)
+                            used[key] = used.get(key, 0) + int(count)
+        for (name, resource), count in used.items():
+            offered = int(nodes[name]["status"]["allocatable"].get(resource, 0)) if name in nodes else count
+            assert count <= offered, f"{name}: {count} of {offered} {resource} promised"
