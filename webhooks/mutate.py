@@ -24,6 +24,12 @@ VOID_DEVICES = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 SHM_VOLUME = "anygpu-shm"
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 MAX_REJECTIONS = 8
+BEST = {
+    "pack": "the least capable GPU that fits",
+    "cost": "the cheapest GPU that fits",
+    "speed": "the fastest GPU that fits",
+    "energy": "the GPU of fewest watts that fits",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +146,9 @@ def _reason(needed: needs.Needs, choice: offers.Choice, survey: offers.Survey) -
     where = choice.device.label
     if choice.node is not None:
         fitting = sum(verdict.fits for verdict in survey.verdicts)
-        first = f", first of vendor {','.join(needed.vendors)}" if len(needed.vendors) > 1 else ""
-        return f"{where} on {choice.node}: best for objective {needed.objective}{first}; nodes that fit now: {fitting}"
+        best = BEST[needed.objective]
+        first = f"of vendor {','.join(needed.vendors)}, in this order, " if len(needed.vendors) > 1 else ""
+        return f"{where} on {choice.node}: {first}{best} (objective {needed.objective}); nodes that fit now: {fitting}"
     if choice.nodes:
         return f"waits for {where}: nodes that could serve it: {choice.nodes}, none is free now"
     changes = offers.smallest_changes(survey.verdicts)

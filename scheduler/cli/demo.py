@@ -105,7 +105,7 @@ def _show(number: int, document: Json, fleet: fleets.Fleet, client: "_Client") -
         common.say(f"   not       {rejected.what} ({rejected.nodes} nodes): {rejected.reason}")
     node = _schedule(pod, fleet, client)
     common.say("")
-    return (name, given, node or "waits", ", ".join(made.images.values()).rpartition("/")[2][:40])
+    return (name, given, node or "waits", ", ".join(made.images.values()).rpartition("/")[2][:32])
 
 
 def _schedule(pod: Json, fleet: fleets.Fleet, client: "_Client") -> str | None:
@@ -167,22 +167,26 @@ def _service(snapshot: Path, scratch: Path) -> Iterator[_Client]:
             [sys.executable, "-c", "from scheduler.cli.main import main; main()", "serve", *arguments], stderr=stderr
         )
     try:
-        extender = httpx.Client(base_url=f"http://127.0.0.1:{extender_port}", trust_env=False)
-        deadline = time.monotonic() + START_SECONDS
-        while True:
-            with contextlib.suppress(httpx.TransportError):
-                if extender.get("/readyz").status_code == httpx.codes.OK:
-                    break
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise errors.Unreachable(f"the service did not start: {log.read_text()[-500:]}")
-            time.sleep(0.05)
-        trusted = ssl.create_default_context(cafile=str(scratch / "ca.crt"))
-        webhook = httpx.Client(base_url=f"https://127.0.0.1:{webhook_port}", verify=trusted, trust_env=False)
-        with extender, webhook:
-            yield _Client(extender, webhook)
+        with httpx.Client(base_url=f"http://127.0.0.1:{extender_port}", trust_env=False) as extender:
+            deadline = time.monotonic() + START_SECONDS
+            while not _is_ready(extender):
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise errors.Unreachable(f"the service did not start: {log.read_text()[-500:]}")
+                time.sleep(0.05)
+            trusted = ssl.create_default_context(cafile=str(scratch / "ca.crt"))
+            at = f"https://127.0.0.1:{webhook_port}"
+            with httpx.Client(base_url=at, verify=trusted, trust_env=False) as webhook:
+                yield _Client(extender, webhook)
     finally:
         process.terminate()
         process.wait(timeout=15)
+
+
+def _is_ready(client: httpx.Client) -> bool:
+    try:
+        return client.get("/readyz").status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
 
 
 def _free_port() -> int:

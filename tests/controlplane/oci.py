@@ -53,10 +53,10 @@ ACCEPT = ", ".join(name for types in MEDIA.values() for name in (types.index, ty
 class OciRegistry:
     """A docker-registry on a loopback port, with its storage in ``directory``; it dies with the test."""
 
-    def __init__(self, directory: Path, binary: Path) -> None:
+    def __init__(self, directory: Path, binary: Path, port: int | None = None) -> None:
         self.directory = directory.absolute()
         self.binary = binary
-        self.port = cluster.free_port()
+        self.port = port or cluster.free_port()
         self.host = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.host}"
         self.http = httpx.Client(base_url=self.url, trust_env=False, timeout=30, headers={"Accept": ACCEPT})
@@ -66,8 +66,19 @@ class OciRegistry:
         """Start it, again on the same port and with the same images after a ``stop``; return when it answers."""
         if self._process is not None:
             return
+        log = self.directory / "registry.log"
+        self._process = launch.start(self.command(), log, tether=True)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self.answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"the registry does not start:\n{log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+
+    def command(self) -> list[str]:
+        """Write its configuration and return the command that serves it."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        config, log = self.directory / "config.json", self.directory / "registry.log"
+        config = self.directory / "config.json"
         # JSON is YAML, so the configuration needs no library.
         settings = {
             "version": 0.1,
@@ -76,13 +87,7 @@ class OciRegistry:
             "http": {"addr": self.host, "secret": "test"},
         }
         config.write_text(json.dumps(settings))
-        self._process = launch.start([str(self.binary), "serve", str(config)], log, tether=True)
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._answers():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                self.stop()
-                raise RuntimeError(f"the registry does not start:\n{log.read_text(errors='replace')[-2000:]}")
-            time.sleep(0.02)
+        return [str(self.binary), "serve", str(config)]
 
     def stop(self) -> None:
         """Kill it, as an outage would; what was pushed stays."""
@@ -157,7 +162,8 @@ class OciRegistry:
         """Delete a manifest, and with it the tags that name it."""
         self._ok(self.http.delete(f"/v2/{repository}/manifests/{digest}"))
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Say whether it serves."""
         try:
             return self.http.get("/v2/").status_code == 200
         except httpx.TransportError:

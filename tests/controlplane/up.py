@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import shlex
 import sys
@@ -20,17 +21,29 @@ from typing import Any
 import build
 import cluster
 import httpx
+import install
+import oci
+import registry
 import yaml
 
 
-def after_up(running: cluster.Cluster) -> None:
-    """Start what belongs on top of a bare control plane.
+def after_up(running: cluster.Cluster) -> str:
+    """Put anygpu on the control plane, and a registry with the demo's images beside it; return the registry's host.
 
-    HOOK: `anygpu serve` is started here, with `running.spawn("anygpu", [...], ready=...)`, then its CRDs and webhook
-    configuration are applied with `running.kubectl("apply", "-f", ...)`, and the extenders are given to kube-scheduler
-    with `running.start_scheduler([...])`. Every `up` calls it, on a cluster that may have had all of this before; what
-    is spawned is killed by `down` and shown by `status`.
+    Every `up` calls it, on a cluster that may have had all of this before.
     """
+    port = running.ports.setdefault("registry", cluster.free_port(running.ports.values()))
+    images = oci.OciRegistry(running.directory / "registry", registry.fetch(), port)
+    if not running.alive("registry"):
+        running.spawn("registry", images.command(), ready=images.answers)
+    for repository, tags in json.loads((install.MANIFESTS / "demo/registry.json").read_text()).items():
+        for tag in tags:
+            images.push(repository, tag)
+    images.http.close()
+    if not running.alive(install.SERVICE):
+        build.say("starting anygpu")
+        install.install(running)
+    return images.host
 
 
 def read_nodes(file: Path) -> list[dict[str, Any]]:
@@ -56,13 +69,15 @@ def up(directory: Path, nodes: list[dict[str, Any]]) -> int:
     running.start()
     if nodes:
         running.add_nodes(nodes)
-    after_up(running)
+    host = after_up(running)
     count = len(running.api("GET", "/api/v1/nodes")["items"])
     print(f"Kubernetes {build.kubernetes_version()} is up at {running.server} with {count} nodes.")
     print("Next:")
     print(f"  export KUBECONFIG={shlex.quote(str(running.kubeconfig))}")
-    print(f"  export PATH={shlex.quote(str(running.binaries))}:$PATH    # kubectl {build.kubernetes_version()}")
-    print("  kubectl get nodes")
+    print(f"  export PATH=$PWD/.venv/bin:{shlex.quote(str(running.binaries))}:$PATH")
+    print("  anygpu nodes")
+    print(f"  sed s/registry.demo/{host}/ manifests/demo/pods.yaml | kubectl apply -f -")
+    print("  kubectl get pods -A -o wide; kubectl get events -A")
     print(f"kube-scheduler's configuration: {shown(running.scheduler_yaml)}; logs: {shown(directory / 'logs')}")
     print("make cluster-down takes it away.")
     return 0
