@@ -87,9 +87,10 @@ def survey(ask: Ask, fleet: fleets.Fleet) -> Survey:
     """Ask every node, then choose; the same answer for the same objects, whatever order they came in."""
     requests = kube.pod_requests(ask.pod)
     rows = [fleet.rows[name] for name in sorted(fleet.rows)]
+    around = predicates.neighbours(ask.pod, rows)
     # One verdict a device class, not one a node: classes are few.
     missing = {device: _missing(ask, device) for device in fleet.classes()}
-    verdicts = [_verdict(ask, row, requests, fleet, rows, missing) for row in rows]
+    verdicts = [_verdict(ask, row, requests, fleet, around, missing) for row in rows]
     fitting = [verdict.offer for verdict in verdicts if verdict.fits and verdict.offer]
     scores = score.points([offer.key for offer in fitting])
     return Survey(verdicts, _choose(ask, verdicts, fitting, fleet), scores)
@@ -100,7 +101,7 @@ def _verdict(
     row: fleets.Row,
     requests: Mapping[str, int],
     fleet: fleets.Fleet,
-    rows: list[fleets.Row],
+    around: predicates.Neighbours,
     missing_by_class: Mapping[DeviceClass, list[fit.Unmet]],
 ) -> Verdict:
     if ask.nodes is not None and row.name not in ask.nodes:
@@ -124,7 +125,7 @@ def _verdict(
     tolerated = vendors.VENDORS[offer.pool.device.vendor].tolerates
     reason = (
         None if ask.pod.spec.node_name else predicates.static_reason(ask.pod, row, tolerated)
-    ) or predicates.pod_affinity_reason(ask.pod, row, rows)
+    ) or predicates.pod_affinity_reason(around, row)
     if reason is not None:
         return Verdict(row.name, None, reason)
     gpu_names = vendors.gpu_resources(requests)

@@ -10,22 +10,23 @@ def survey(pod: kube.Pod, fleet: fleets.Fleet) -> list[offers.Verdict]:
     """Every node's verdict, by name."""
     requests = kube.pod_requests(pod)
     rows = [fleet.rows[name] for name in sorted(fleet.rows)]
+    around = predicates.neighbours(pod, rows)
     named = kube.named_nodes(pod.spec) if pod.spec.node_name else None
     return [
         offers.Verdict(
             row.name,
             None,
-            "the pod names another node" if named and row.name not in named else _reason(pod, row, requests, rows),
+            "the pod names another node" if named and row.name not in named else _reason(pod, row, requests, around),
         )
         for row in rows
     ]
 
 
-def _reason(pod: kube.Pod, row: fleets.Row, requests: Mapping[str, int], rows: list[fleets.Row]) -> str | None:
+def _reason(pod: kube.Pod, row: fleets.Row, requests: Mapping[str, int], around: predicates.Neighbours) -> str | None:
     return (
         predicates.static_reason(pod, row, lambda _: False)
         or predicates.resource_reason(requests, row)
-        or predicates.pod_affinity_reason(pod, row, rows)
+        or predicates.pod_affinity_reason(around, row)
     )
 
 

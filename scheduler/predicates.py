@@ -5,6 +5,7 @@ anti-affinity. Not covered: volumes, host ports, topology spread, DRA claims.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from scheduler import fleet as fleets
 from scheduler import kube
@@ -46,26 +47,56 @@ def resource_reason(requests: Mapping[str, int], row: fleets.Row, skip: Iterable
     return None
 
 
-def pod_affinity_reason(pod: kube.Pod, row: fleets.Row, rows: Iterable[fleets.Row]) -> str | None:
-    """Whether the pod's required (anti-)affinity to other pods, or theirs to it, forbids the node."""
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Where the required (anti-)affinity between a pod and those that run lets it be; topologies as (key, value)."""
+
+    near: tuple[tuple[str, frozenset[str]], ...]
+    """The topology key of each affinity term, with the values where pods are that all terms select."""
+    first: bool
+    """Whether the pod may start a group: no pod is selected by all terms, and they select the pod itself."""
+    far: frozenset[tuple[str, str]]
+    """Where pods are that the pod's anti-affinity selects."""
+    forbidden: frozenset[tuple[str, str]]
+    """Where pods are whose anti-affinity selects the pod."""
+
+
+def neighbours(pod: kube.Pod, rows: Iterable[fleets.Row]) -> Neighbours:
+    """What pod affinity says of all nodes at once, as kube-scheduler counts it (interpodaffinity filtering.go)."""
     affinity = pod.spec.affinity
     near = _terms(affinity.pod_affinity if affinity else None)
     far = _terms(affinity.pod_anti_affinity if affinity else None)
-    everyone = list(rows) if near or far else []
-    for term in far:
-        if _matches_in_domain(term, pod, row, everyone):
-            return "pod anti-affinity forbids it"
-    for term in near:
-        if not _matches_in_domain(term, pod, row, everyone):
-            # The first pod of a group that wants to be near itself may start anywhere (interpodaffinity filtering.go).
-            alone = not any(_selects(term, pod, other) for each in everyone for other in each.usage.pods.values())
-            if not (alone and _selects(term, pod, pod)):
-                return "pod affinity is not met"
-    for other in row.usage.pods.values():
-        theirs = other.spec.affinity
-        for term in _terms(theirs.pod_anti_affinity if theirs else None):
-            if term.topology_key in row.labels and _selects(term, other, pod):
-                return "another pod's anti-affinity forbids it"
+    values: dict[str, set[str]] = {term.topology_key: set() for term in near}
+    avoided: set[tuple[str, str]] = set()
+    forbidden: set[tuple[str, str]] = set()
+    for row in rows:
+        for other in row.usage.pods.values():
+            if pod.metadata.uid and other.metadata.uid == pod.metadata.uid:
+                continue
+            if near and all(_selects(term, pod, other) for term in near):
+                for key in values.keys() & row.labels.keys():
+                    values[key].add(row.labels[key])
+            avoided |= _domains(far, pod, other, row)
+            if other.spec.affinity is not None:
+                forbidden |= _domains(_terms(other.spec.affinity.pod_anti_affinity), other, pod, row)
+    return Neighbours(
+        near=tuple((key, frozenset(found)) for key, found in values.items()),
+        first=not any(values.values()) and all(_selects(term, pod, pod) for term in near),
+        far=frozenset(avoided),
+        forbidden=frozenset(forbidden),
+    )
+
+
+def pod_affinity_reason(around: Neighbours, row: fleets.Row) -> str | None:
+    """Whether the pod's required (anti-)affinity to other pods, or theirs to it, forbids the node."""
+    if not around.far.isdisjoint(row.labels.items()):
+        return "pod anti-affinity forbids it"
+    for key, values in around.near:
+        # Even the first of a group needs a node that has the topology.
+        if key not in row.labels or not (row.labels[key] in values or around.first):
+            return "pod affinity is not met"
+    if not around.forbidden.isdisjoint(row.labels.items()):
+        return "another pod's anti-affinity forbids it"
     return None
 
 
@@ -73,24 +104,24 @@ def _terms(affinity: kube.PodAffinity | None) -> list[kube.PodAffinityTerm]:
     return (affinity.required_during_scheduling_ignored_during_execution or []) if affinity else []
 
 
+def _domains(
+    terms: Iterable[kube.PodAffinityTerm], owner: kube.Pod, other: kube.Pod, row: fleets.Row
+) -> set[tuple[str, str]]:
+    """The topologies of a node in which the terms that select the other pod hold."""
+    return {
+        (term.topology_key, row.labels[term.topology_key])
+        for term in terms
+        if term.topology_key in row.labels and _selects(term, owner, other)
+    }
+
+
 def _selects(term: kube.PodAffinityTerm, owner: kube.Pod, other: kube.Pod) -> bool:
     namespace = other.metadata.namespace or "default"
-    if term.namespace_selector is None:
-        if namespace not in (term.namespaces or [owner.metadata.namespace or "default"]):
-            return False
+    named = term.namespaces or []
+    if term.namespace_selector is None and not named:
+        named = [owner.metadata.namespace or "default"]
     # Namespace labels are not watched; the one label every namespace has is enough for the usual selector.
-    elif not kube.selector_holds(term.namespace_selector, {"kubernetes.io/metadata.name": namespace}):
+    own_label = {"kubernetes.io/metadata.name": namespace}
+    if namespace not in named and not kube.selector_holds(term.namespace_selector, own_label):
         return False
     return kube.selector_holds(term.label_selector, other.labels)
-
-
-def _matches_in_domain(term: kube.PodAffinityTerm, pod: kube.Pod, row: fleets.Row, rows: list[fleets.Row]) -> bool:
-    domain = row.labels.get(term.topology_key)
-    if domain is None:
-        return False
-    return any(
-        _selects(term, pod, other)
-        for each in rows
-        if each.labels.get(term.topology_key) == domain
-        for other in each.usage.pods.values()
-    )
