@@ -1,8 +1,8 @@
 """Kubernetes quantities as whole numbers: bytes, millicores, devices."""
 
+import decimal
 import functools
 import re
-from decimal import Decimal
 
 from kubernetes.utils import quantity
 
@@ -13,6 +13,9 @@ _QUANTITY = re.compile(
     r"[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]{1,2})?", re.ASCII
 )
 
+# More digits than any such quantity has in thousandths, so that nothing is rounded on the way.
+_EXACT = decimal.Context(prec=300)
+
 MIB = 1024 * 1024
 
 
@@ -22,8 +25,9 @@ def milli(text: str | int) -> int:
     text = str(text)
     if not _QUANTITY.fullmatch(text):
         raise errors.QuantityError(f"{text!r} is not a Kubernetes quantity; write for example 500m, 4, 16Gi or 16G")
-    number: Decimal = quantity.parse_quantity(text)  # type: ignore[no-untyped-call]
-    return -int(-(number * 1000) // 1)
+    with decimal.localcontext(_EXACT):
+        number: decimal.Decimal = quantity.parse_quantity(text)  # type: ignore[no-untyped-call]
+        return int((number * 1000).to_integral_value(decimal.ROUND_CEILING))
 
 
 def units(text: str | int) -> int:
