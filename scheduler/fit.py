@@ -97,7 +97,7 @@ def _memory(needs: Needs, device: DeviceClass, name: str) -> Iterator[Unmet]:
 
 def _decimal_hint(asked: str, memory_mib: float) -> str:
     """Data sheets count in 10^9 bytes: say so where the same number of G, in place of Gi, would fit."""
-    decimal = asked.removesuffix("i")
+    decimal = asked.removesuffix("i").replace("K", "k")
     fits = decimal != asked and quantities.units(decimal) <= memory_mib * quantities.MIB
     return f" ({decimal} would fit)" if fits else ""
 

@@ -105,14 +105,14 @@ def _contradictions(values: dict[str, object], stated: Mapping[str, str], catalo
     sku_vendors = {sku.vendor for sku in (catalogue.get(sku_id) for sku_id in needs.skus) if sku}
     if needs.skus and needs.vendors and not sku_vendors & {*needs.vendors}:
         found.append(
-            f"anygpu.io/sku: {stated['sku']} is of {', '.join(sorted(sku_vendors))}, but anygpu.io/vendor asks "
-            f"{stated['vendor']}; drop one of the two"
+            f"anygpu.io/sku: {','.join(needs.skus)} is of {', '.join(sorted(sku_vendors))}, but anygpu.io/vendor asks "
+            f"{','.join(needs.vendors)}; drop one of the two"
         )
     if needs.mig:
         if needs.vendors and "nvidia" not in needs.vendors:
             found.append(
-                f"anygpu.io/mig: {needs.mig} is an NVIDIA profile, but anygpu.io/vendor asks {stated['vendor']}; "
-                "add nvidia or drop anygpu.io/mig"
+                f"anygpu.io/mig: {needs.mig} is an NVIDIA profile, but anygpu.io/vendor asks "
+                f"{','.join(needs.vendors)}; add nvidia or drop anygpu.io/mig"
             )
         if needs.gpus > 1:
             found.append(
@@ -152,7 +152,7 @@ _MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)"
 def _memory(text: str, _: Catalogue) -> dict[str, object]:
     found = _MEMORY.fullmatch(text)
     if not found:
-        number = re.match(r"[0-9]+(?:\.[0-9]+)?", text)
+        number = re.match(r"[0-9]{1,15}(?:\.[0-9]{1,9})?", text)
         example = number[0] if number else "40"
         raise _Problem(f"is not a memory size; a unit is required: {example}Gi is 2^30 bytes each, {example}G is 10^9")
     size = quantities.units(text)
