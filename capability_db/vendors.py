@@ -89,7 +89,7 @@ def _number(text: str | None) -> int | None:
 
 # --- NVIDIA: GPU feature discovery (internal/lm), then the clouds' labels -------------------------------------------
 
-_MIG_PRODUCT = re.compile(r"(?P<product>.+)-MIG-(?P<mode>[^-].*)")
+_MIG_PRODUCT = re.compile(r"(?P<product>.+)-MIG-(?P<mode>[0-9A-Za-z](?:.*[0-9A-Za-z])?)")
 
 
 def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
@@ -100,7 +100,6 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
     sku: Sku | None = None
     evidence = "no label names the model"
     if product is not None:
-        evidence = f"nvidia.com/gpu.product={product}"
         # `-SHARED` stands only on resources that were shared without being renamed.
         if product.endswith("-SHARED"):
             product, shared = product.removesuffix("-SHARED"), True
@@ -109,8 +108,10 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
             if in_label == "INVALID":
                 problem = "MIG strategy single, but the node's GPUs do not agree on one profile"
             mode = mode or in_label
+        # Without what sharing and MIG append: the value that a GPUSKU would match.
+        evidence = f"nvidia.com/gpu.product={product}"
         sku = catalogue.by_product("nvidia", product)
-    if sku is None:
+    else:
         sku, cloud = _by_cloud("nvidia", labels, catalogue)
         evidence = cloud or evidence
     mode = mode or labels.get("cloud.google.com/gke-gpu-partition-size")
@@ -227,7 +228,7 @@ def _amd(resource: str, mode: str | None, labels: Labels, devices: int, catalogu
         sku, cloud = _by_cloud("amd", labels, catalogue)
         evidence = cloud or "no label names the model"
         found = [sku]
-    skus = tuple(sku for sku in found if sku is not None) if all(found) else ()
+    skus = tuple({sku.id: sku for sku in found if sku is not None}.values()) if all(found) else ()
     label_mode = labels.get("amd.com/gpu.compute-memory-partition") or labels.get("amd.com/compute-memory-partition")
     mode = (mode or label_mode or "").lower() or None
     parsed = partitions.amd_mode(mode) if mode else None
@@ -246,7 +247,7 @@ def _amd(resource: str, mode: str | None, labels: Labels, devices: int, catalogu
     share = 1 / parts if parts else (memory / smallest if memory and smallest else None)
     return Identity(
         skus=skus,
-        counts=tuple(count or devices for count in ids.values()) if skus and len(skus) == len(ids) else (),
+        counts=tuple(count or devices for count in ids.values()) if len(skus) == len(ids) > 1 else (),
         memory_mib=memory,
         mode=mode,
         memory_share=share,
@@ -262,13 +263,15 @@ _INTEL_DEVICE = re.compile(r"gpu\.intel\.com/device-id\.[0-9a-f]{4}-(?P<id>[0-9a
 
 def _intel(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
     found: dict[str, Sku | None] = {}
+    if resource == "habana.ai/gaudi":
+        return Identity()  # the labels tell of Intel's GPUs, and none of Gaudi's model
     if product := labels.get("gpu.intel.com/product"):
         found[f"gpu.intel.com/product={product}"] = catalogue.by_product("intel", product)
     else:
         for key in sorted(labels):
             if match := _INTEL_DEVICE.fullmatch(key):
-                candidates = catalogue.by_pci("intel", match["id"])
-                found[f"gpu.intel.com/device-id={match['id']}"] = candidates[0] if len(candidates) == 1 else None
+                owners = [sku for sku in catalogue.by_pci("intel", match["id"]) if match["id"] in sku.match.pci]
+                found[f"gpu.intel.com/device-id={match['id']}"] = owners[0] if owners else None
     physical = _number(labels.get("gpu.intel.com/device.count"))
     # -shared-dev-num makes one GPU several resources; no label says so, but the counts do.
     replicas = devices // physical if physical and devices > physical and devices % physical == 0 else 1
