@@ -160,6 +160,13 @@ def _on_pci_bus(labels: Mapping[str, str], pci_vendor: str) -> bool:
         key.startswith(prefix)
         and key.endswith(".present")
         and value == "true"
-        and pci_vendor in key.removeprefix(prefix).removesuffix(".present").split("_")
+        and _names_gpu(key.removeprefix(prefix).removesuffix(".present").split("_"), pci_vendor)
         for key, value in labels.items()
     )
+
+
+def _names_gpu(fields: list[str], pci_vendor: str) -> bool:
+    """Whether `[class, ]vendor[, ...]` of an NFD label is the vendor's display or accelerator, no network card."""
+    if fields[0] == pci_vendor:
+        return True
+    return pci_vendor in fields[1:2] and fields[0].startswith(("03", "0b40", "12"))
