@@ -56,7 +56,12 @@ def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:
             amounts = kube.requests(container.resources)
         except capability_errors.QuantityError as error:
             raise errors.InvalidNeeds([f"container {container.name}: {error}"]) from error
-        gpus = {name: -(-amounts[name] // 1000) for name in vendors.gpu_resources(amounts) if amounts[name]}
+        gpus = {name: amounts[name] // 1000 for name in vendors.gpu_resources(amounts) if amounts[name]}
+        for name in gpus:
+            if amounts[name] < 0 or amounts[name] % 1000:
+                raise errors.InvalidNeeds(
+                    [f"container {container.name}: {name} is no whole number of devices; write for example 1"]
+                )
         if gpus:
             found[container.name] = gpus
     return found

@@ -3,6 +3,7 @@
 Field names are the API's, so that msgspec skips the rest of each object as it decodes.
 """
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NewType
 
@@ -287,7 +288,9 @@ def pod_requests(pod: Pod) -> dict[str, int]:
     _add(total, sidecars)
     for name, amount in highest.items():
         total[name] = max(total.get(name, 0), amount)
-    total.update(requests(pod.spec.resources))
+    stated = pod.spec.resources.requests or {} if pod.spec.resources else {}
+    for name, amount in requests(pod.spec.resources).items():
+        total[name] = amount if name in stated else total.get(name, amount)
     _add(total, {name: quantities.milli(str(amount)) for name, amount in (pod.spec.overhead or {}).items()})
     return total
 
@@ -346,13 +349,19 @@ def expression_holds(expression: Requirement, labels: Mapping[str, str]) -> bool
         case "DoesNotExist":
             return value is None
         case "Gt" | "Lt":
-            try:
-                left, right = int(value or ""), int(values[0])
-            except (ValueError, IndexError):
+            left, right = _int64(value), _int64(values[0] if len(values) == 1 else None)
+            if left is None or right is None:
                 return False
             return left > right if expression.operator == "Gt" else left < right
         case _:
             return False
+
+
+def _int64(text: str | None) -> int | None:
+    """The whole number that Go's ParseInt reads; None: it reads none."""
+    if text is None or not re.fullmatch(r"[+-]?[0-9]{1,64}", text) or not -(2**63) <= int(text) < 2**63:
+        return None
+    return int(text)
 
 
 def term_holds(term: NodeSelectorTerm, name: str, labels: Mapping[str, str]) -> bool:
