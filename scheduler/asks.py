@@ -43,9 +43,9 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
         raise errors.InvalidNeeds(["spec.containers: empty; a pod needs a container that gets the GPU"])
     asked = _gpu_requests(pod)
     if not asked:
-        container = _named(needed.container, containers) if needed.container else containers[0]
+        container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
-    return _follow(pod, needed, asked, containers)
+    return _follow(pod, needed, asked)
 
 
 def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:
@@ -67,19 +67,19 @@ def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:
     return found
 
 
-def _named(name: str, containers: list[kube.Container]) -> kube.Container:
-    for container in containers:
+def _named(name: str, pod: kube.Pod) -> kube.Container:
+    sidecars = [each for each in pod.spec.init_containers or () if each.restart_policy == "Always"]
+    lasting = [*(pod.spec.containers or ()), *sidecars]
+    for container in lasting:
         if container.name == name:
             return container
-    known = ", ".join(container.name for container in containers)
+    known = ", ".join(container.name for container in lasting)
     raise errors.InvalidNeeds(
         [f"anygpu.io/container: {name!r} is not a container of the pod; its containers are {known}"]
     )
 
 
-def _follow(
-    pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]], containers: list[kube.Container]
-) -> Question:
+def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]]) -> Question:
     names = sorted({name for gpus in asked.values() for name in gpus})
     if len(names) > 1:
         raise errors.InvalidNeeds(
@@ -90,7 +90,7 @@ def _follow(
     assert vendor is not None  # noqa: S101 - gpu_resources found it
     first = next(iter(asked))
     if needed.container and needed.container not in asked:
-        _named(needed.container, containers)
+        _named(needed.container, pod)
         raise errors.InvalidNeeds(
             [f"anygpu.io/container: {needed.container} is named, but {first} asks {resource}; make them agree"]
         )

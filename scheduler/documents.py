@@ -102,7 +102,7 @@ def to_node(document: Json, source: str) -> kube.Node:
     try:
         return kube.to_node(document)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(error)}") from error
+        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(document, error)}") from error
 
 
 def to_pod(document: Json, source: str) -> kube.Pod:
@@ -110,7 +110,7 @@ def to_pod(document: Json, source: str) -> kube.Pod:
     try:
         return kube.to_pod(document)
     except (msgspec.ValidationError, RecursionError) as error:
-        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(error)}") from error
+        raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(document, error)}") from error
 
 
 def describe(document: Json) -> str:
@@ -120,9 +120,15 @@ def describe(document: Json) -> str:
     return f"{document.get('kind', 'object')} {name or 'without a name'}"
 
 
-def _hint(error: Exception) -> str:
-    text = str(error)
-    return f"{text} (quote the value)" if text.startswith("Expected `str") else text
+def _hint(document: Json, error: Exception) -> str:
+    """What is wrong, with the key of an unquoted value, the usual slip (`anygpu.io/gpus: 2`), named."""
+    metadata = document.get("metadata")
+    for field in ("annotations", "labels"):
+        values = metadata.get(field) if isinstance(metadata, dict) else None
+        for key, value in values.items() if isinstance(values, dict) else ():
+            if value is not None and not isinstance(value, str):
+                return f"metadata.{field}: {key}: {value!r} is no string; quote it"
+    return str(error)
 
 
 def pod_of(document: Json, source: str) -> Json:

@@ -36,7 +36,7 @@ def after_up(running: cluster.Cluster) -> str:
     images = oci.OciRegistry(running.directory / "registry", registry.fetch(), port)
     if not running.alive("registry"):
         running.spawn("registry", images.command(), ready=images.answers)
-    for repository, tags in json.loads((install.MANIFESTS / "demo/registry.json").read_text()).items():
+    for repository, tags in json.loads((install.MANIFESTS / "examples/registry.json").read_text()).items():
         for tag in tags:
             images.push(repository, tag)
     images.http.close()
@@ -76,7 +76,7 @@ def up(directory: Path, nodes: list[dict[str, Any]]) -> int:
     print(f"  export KUBECONFIG={shlex.quote(str(running.kubeconfig))}")
     print(f"  export PATH=$PWD/.venv/bin:{shlex.quote(str(running.binaries))}:$PATH")
     print("  anygpu nodes")
-    print(f"  sed s/registry.demo/{host}/ manifests/demo/pods.yaml | kubectl apply -f -")
+    print(f"  sed s/registry.demo/{host}/ manifests/examples/pods.yaml | kubectl apply -f -")
     print("  kubectl get pods -A -o wide; kubectl get events -A")
     print(f"kube-scheduler's configuration: {shown(running.scheduler_yaml)}; logs: {shown(directory / 'logs')}")
     print("make cluster-down takes it away.")
