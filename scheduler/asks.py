@@ -69,7 +69,7 @@ def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:
 
 def _named(name: str, pod: kube.Pod) -> kube.Container:
     sidecars = [each for each in pod.spec.init_containers or () if each.restart_policy == "Always"]
-    lasting = [*(pod.spec.containers or ()), *sidecars]
+    lasting: list[kube.Container] = [*(pod.spec.containers or ()), *sidecars]
     for container in lasting:
         if container.name == name:
             return container
