@@ -39,17 +39,15 @@ def command() -> None:
 
       anygpu demo
     """
-    with (
-        resources.as_file(resources.files("manifests")) as path,
-        tempfile.TemporaryDirectory(prefix="anygpu-demo-") as scratch,
-    ):
-        snapshot = path / "demo" / "cluster.yaml"
+    manifests = resources.files("manifests")
+    snapshot = Path(str(manifests / "demo" / "cluster.yaml"))
+    with tempfile.TemporaryDirectory(prefix="anygpu-demo-") as scratch:
         fleet = fleets.Fleet(Catalogue.builtin())
         documents.load(fleet, documents.read(snapshot), str(snapshot))
         _introduce(fleet)
-        images = json.loads((path / "examples" / "registry.json").read_text())
+        images = json.loads((manifests / "examples" / "registry.json").read_text())
         with _registry(images) as host, _service(snapshot, Path(scratch)) as client:
-            text = (path / "examples" / "pods.yaml").read_text().replace(REGISTRY_HOST, host)
+            text = (manifests / "examples" / "pods.yaml").read_text().replace(REGISTRY_HOST, host)
             pods = documents.opened(documents.parse(text, "pods.yaml"), "pods.yaml")
             rows = [_show(number, pod, fleet, client) for number, pod in enumerate(pods, 1)]
     common.say("Summary\n")
