@@ -89,11 +89,20 @@ def survey(ask: Ask, fleet: fleets.Fleet) -> Survey:
     rows = [fleet.rows[name] for name in sorted(fleet.rows)]
     around = predicates.neighbours(ask.pod, rows)
     # One verdict a device class, not one a node: classes are few.
-    missing = {device: _missing(ask, device) for device in fleet.classes()}
-    verdicts = [_verdict(ask, row, requests, fleet, around, missing) for row in rows]
+    judged = {id(device): _judge(ask, device) for device in fleet.classes()}
+    verdicts = [_verdict(ask, row, requests, fleet, around, judged) for row in rows]
     fitting = [verdict.offer for verdict in verdicts if verdict.fits and verdict.offer]
     scores = score.points([offer.key for offer in fitting])
     return Survey(verdicts, _choose(ask, verdicts, fitting, fleet), scores)
+
+
+Judged = tuple[list[fit.Unmet], score.Rank]
+"""What a device class lacks, and its rank."""
+
+
+def _judge(ask: Ask, device: DeviceClass) -> Judged:
+    missing = _missing(ask, device)
+    return missing, () if missing else score.rank(ask.needs, device)
 
 
 def _verdict(
@@ -102,20 +111,20 @@ def _verdict(
     requests: Mapping[str, int],
     fleet: fleets.Fleet,
     around: predicates.Neighbours,
-    missing_by_class: Mapping[DeviceClass, list[fit.Unmet]],
+    judged: Mapping[int, Judged],
 ) -> Verdict:
     if ask.nodes is not None and row.name not in ask.nodes:
         return Verdict(row.name, None, "the pod names another node")
     offers: list[Offer] = []
     closest: list[fit.Unmet] | None = None
     for pool in row.facts.pools:
-        missing = missing_by_class[pool.device]
+        missing, rank = judged[id(pool.device)]
         if not missing and pool.allocatable < ask.count:
             missing = [_too_few(pool, ask)]
         if not missing:
             held = fleet.ledger.on_node(row.name, pool.device.resource)
             left = row.free(pool.device.resource) - held - ask.count
-            offers.append(Offer(row, pool, score.rank(ask.needs, pool.device), left))
+            offers.append(Offer(row, pool, rank, left))
         elif closest is None or len(missing) < len(closest):
             closest = missing
     if not offers:

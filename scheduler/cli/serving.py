@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import signal
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,6 +25,8 @@ from webhooks import service as webhook_service
 KEEP_ALIVE_SECONDS = 120
 """Longer than kube-scheduler's idle connections live (90 s): a POST on one that we closed would be lost."""
 DRAIN_SECONDS = 10
+TRUST_TRIES = 5
+CONFLICT = 409
 POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed"
 
 Batch = TypeVar("Batch")
@@ -60,39 +63,62 @@ async def serve(
     cert_dir: Path,
     webhook_configuration: str | None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; raises Unreachable where a port or the webhook configuration cannot be had."""
-    async with registry.Registry() as client, _state(fleet, api) as synced:
-        admitted = admission.Admission(fleet, resolve.Resolver(client), common.new_id, synced)
-        trusted = asyncio.Event()
+    """Serve until SIGTERM or SIGINT.
 
-        def ready() -> bool:
-            return synced() and trusted.is_set()
+    Raises InvalidInput where a port cannot be had, Unreachable where the webhook configuration cannot.
+    """
+    context = tls.context(cert_dir)
+    with _listen(*extender_at) as extender_socket, _listen(*webhook_at) as webhook_socket:
+        async with registry.Registry() as client, _state(fleet, api) as synced:
+            admitted = admission.Admission(fleet, resolve.Resolver(client), common.new_id, synced)
+            trusted = asyncio.Event()
 
-        servers = [
-            _server(service.extender_app(fleet, ready), extender_at, None),
-            _server(webhook_service.webhook_app(admitted, ready), webhook_at, tls.context(cert_dir)),
-        ]
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, stop.set)
-        running = [asyncio.create_task(server.serve()) for server in servers]
-        if api is not None and webhook_configuration:
-            await asyncio.to_thread(_trust, api, webhook_configuration, tls.authority(cert_dir))
-        trusted.set()
-        stopped = asyncio.create_task(stop.wait())
-        await asyncio.wait([stopped, *running], return_when=asyncio.FIRST_COMPLETED)
-        failed = not stop.is_set()
-        for server in servers:
-            server.should_exit = True
-        await asyncio.gather(*running)
-        if failed:
-            raise errors.Unreachable(
-                f"cannot listen on {extender_at[0]}:{extender_at[1]} or port {webhook_at[1]}; see above"
+            def ready() -> bool:
+                return synced() and trusted.is_set()
+
+            servers = {
+                extender_socket: _server(service.extender_app(fleet, ready), None),
+                webhook_socket: _server(webhook_service.webhook_app(admitted, ready), context),
+            }
+            stop = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, stop.set)
+            running = [asyncio.create_task(each.serve(sockets=[listening])) for listening, each in servers.items()]
+            log.info(
+                "serving",
+                extender=_address(extender_socket),
+                webhook=_address(webhook_socket),
+                authority=str(cert_dir / tls.AUTHORITY),
+                cluster=api.server if api else "snapshot",
             )
+            try:
+                if api is not None and webhook_configuration:
+                    await asyncio.to_thread(_trust, api, webhook_configuration, tls.authority(cert_dir))
+                trusted.set()
+                await stop.wait()
+            finally:
+                for server in servers.values():
+                    server.should_exit = True
+                await asyncio.gather(*running)
 
 
-def _server(app: FastAPI, at: tuple[str, int], context: ssl.SSLContext | None) -> _Server:
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        raise errors.InvalidInput(
+            f"cannot listen on {host}:{port}: {error.strerror or error}; choose another port"
+        ) from error
+
+
+def _address(listening: socket.socket) -> str:
+    host, port = listening.getsockname()[:2]
+    return f"{host}:{port}"
+
+
+def _server(app: FastAPI, context: ssl.SSLContext | None) -> _Server:
     def with_context(config: uvicorn.Config, default: Callable[[], ssl.SSLContext]) -> ssl.SSLContext:
         assert context is not None  # noqa: S101 - only asked for where there is one
         return context
@@ -100,8 +126,6 @@ def _server(app: FastAPI, at: tuple[str, int], context: ssl.SSLContext | None) -
     return _Server(
         uvicorn.Config(
             app,
-            host=at[0],
-            port=at[1],
             http="httptools",
             loop="none",
             lifespan="off",
@@ -182,11 +206,22 @@ def _trust(api: kubeapi.Api, name: str, authority: bytes) -> None:
     for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
         path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{name}"
         try:
-            found = api.get_json(path)
-            hooks = found["webhooks"]
-            for hook in hooks:
-                hook["clientConfig"]["caBundle"] = bundle
-            api.patch(path, {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "webhooks": hooks})
+            _put_bundle(api, path, bundle)
         except watch.BROKEN as error:
             raise errors.Unreachable(f"webhook configuration {name}: the CA could not be put in: {error}") from error
     log.info("the apiserver trusts the webhook", configuration=name)
+
+
+def _put_bundle(api: kubeapi.Api, path: str, bundle: str) -> None:
+    for left in reversed(range(TRUST_TRIES)):
+        found = api.get_json(path)
+        hooks = found["webhooks"]
+        for hook in hooks:
+            hook["clientConfig"]["caBundle"] = bundle
+        try:
+            api.patch(path, {"metadata": {"resourceVersion": found["metadata"]["resourceVersion"]}, "webhooks": hooks})
+        except kubeapi.ApiError as error:
+            if error.status != CONFLICT or not left:  # somebody else wrote between our read and our write
+                raise
+        else:
+            return
