@@ -114,7 +114,8 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
     else:
         sku, cloud = _by_cloud("nvidia", labels, catalogue)
         evidence = cloud or evidence
-    mode = mode or labels.get("cloud.google.com/gke-gpu-partition-size")
+    by_gke = None if mode else labels.get("cloud.google.com/gke-gpu-partition-size")
+    mode = mode or by_gke
     replicas: int | None = _number(labels.get(f"{prefix}.replicas"))
     strategy = labels.get(f"{prefix}.sharing-strategy", "none")
     gke_clients = _number(labels.get("cloud.google.com/gke-max-shared-clients-per-gpu"))
@@ -134,7 +135,8 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
             mode = profile.name
             share = partitions.mig_share(partitions.mig_geometry(sku.mig), profile)
             memory_share, compute_share = share.memory, share.compute
-    memory = _number(labels.get(f"{prefix}.memory"))
+    # GKE's plugin cuts devices whose labels then still tell of the whole.
+    memory = None if by_gke else _number(labels.get(f"{prefix}.memory"))
     if mode and not memory and sku and sku.mig and (profile := partitions.mig_profile(sku.mig, mode)):
         memory = partitions.mig_memory_mib(sku.memory_mib, partitions.mig_geometry(sku.mig), profile)
     return Identity(
