@@ -43,8 +43,32 @@ def test_huge_numbers_are_exact_and_no_error(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     # Python's own numbers allow several of these.
-    ["", " ", "1 ", " 1", "1_000", "١", "½", "0x10", "inf", "nan", "1K", "1gi", "1GB", "1.5.5", "--1", "1e", "1e100"]
-    + ["1Gi\n", "e3", "i", "1mi", ".", "+", "9" * 31],
+    [
+        "",
+        " ",
+        "1 ",
+        " 1",
+        "1_000",
+        "١",
+        "½",
+        "0x10",
+        "inf",
+        "nan",
+        "1K",
+        "1gi",
+        "1GB",
+        "1.5.5",
+        "--1",
+        "1e",
+        "1e100",
+        "1Gi\n",
+        "e3",
+        "i",
+        "1mi",
+        ".",
+        "+",
+        "9" * 31,
+    ],
 )
 def test_nothing_else_is_a_quantity(text: str) -> None:
     with pytest.raises(errors.QuantityError) as refused:
