@@ -84,8 +84,6 @@ def test_only_a_whole_product_names_a_model(more: str, product: str, front: bool
 def test_the_order_of_labels_changes_nothing(
     found: dict[str, str], allocatable: dict[str, int], data: st.DataObject
 ) -> None:
-    found: dict[str, str], allocatable: dict[str, int], shuffler
-) -> None:  # type: ignore[no-untyped-def]
     mixed = data.draw(st.permutations(list(found.items())))
     one, two = (node_facts.read(each, allocatable, allocatable, BUILTIN) for each in (found, dict(mixed)))
     assert node_facts.node_labels(one) == node_facts.node_labels(two)
