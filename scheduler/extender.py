@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from capability_db.node_facts import DeviceClass
 from scheduler import asks, errors, fit, kube, needs, score
 from scheduler import fleet as fleets
 
@@ -89,7 +88,7 @@ def refusals(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[s
         # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
         text = str(error).replace("%", " percent")
         return dict.fromkeys(names, text)
-    by_class: dict[DeviceClass, str | None] = {}
+    by_class = {id(device): fit.refusal(question.needs, device) for device in fleet.classes()}
     rows = fleet.rows
     found: dict[str, str] = {}
     for name in names:
@@ -108,18 +107,23 @@ def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict
         question = asks.read(pod, fleet.catalogue)
     except errors.InvalidNeeds:
         return {}
-    ranks: dict[DeviceClass, score.Rank | None] = {}
+    needed = question.needs
+    ranks = {
+        id(device): score.rank(needed, device) for device in fleet.classes() if fit.refusal(needed, device) is None
+    }
+    rows = fleet.rows
     ranked: list[tuple[score.Rank, float, str]] = []
     for name in names:
-        row = fleet.rows.get(name)
-        keys: list[tuple[score.Rank, float, str]] = []
-        for pool in row.facts.pools if row else ():
-            if pool.device not in ranks:
-                fits = fit.refusal(question.needs, pool.device) is None
-                ranks[pool.device] = score.rank(question.needs, pool.device) if fits else None
-            rank = ranks[pool.device]
-            if rank is not None and row is not None:
-                keys.append((rank, row.free(pool.device.resource) - question.count, name))
+        row = rows.get(name)
+        if row is None:
+            continue
+        keys = [
+            (rank, left, name)
+            for pool in row.facts.pools
+            if (rank := ranks.get(id(pool.device))) is not None
+            # What the pod carries kube-scheduler has counted; else a full pool is no place for it.
+            and ((left := row.free(pool.device.resource) - question.count) >= 0 or question.asks_resource)
+        ]
         if keys:
             ranked.append(min(keys))
     return score.points(ranked)
@@ -129,7 +133,7 @@ def _is_ours(pod: kube.Pod) -> bool:
     return needs.is_opted_in(pod.annotations) and not asks.is_opted_out(pod.labels)
 
 
-def _refusal(question: asks.Question, row: fleets.Row, by_class: dict[DeviceClass, str | None]) -> str | None:
+def _refusal(question: asks.Question, row: fleets.Row, by_class: Mapping[int, str | None]) -> str | None:
     """Why the node cannot serve the pod.
 
     Devices are counted only for a pod that carries no GPU resource: what it carries kube-scheduler counts itself, and
@@ -137,21 +141,10 @@ def _refusal(question: asks.Question, row: fleets.Row, by_class: dict[DeviceClas
     """
     closest: str | None = None
     for pool in row.facts.pools:
-        device = pool.device
-        if device not in by_class:
-            by_class[device] = fit.refusal(question.needs, device)
-        reason = by_class[device]
-        if reason is None and not question.asks_resource and row.free(device.resource) < question.count:
+        reason = by_class[id(pool.device)]
+        if reason is None and not question.asks_resource and row.free(pool.device.resource) < question.count:
             reason = NOT_FREE
         if reason is None:
             return None
         closest = reason if closest is None or reason == NOT_FREE else closest
     return closest or NO_GPU
-
-
-def reasons(refused: Mapping[str, str]) -> dict[str, int]:
-    """How many nodes each reason ruled out."""
-    counts: dict[str, int] = {}
-    for reason in refused.values():
-        counts[reason] = counts.get(reason, 0) + 1
-    return counts
