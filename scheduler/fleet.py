@@ -144,11 +144,11 @@ class Fleet:
         usage = self._usage[pod.spec.node_name]
         usage.pods.pop(uid, None)
         for resource, amount in self._requests.pop(uid).items():
-            left = usage.amounts[resource] - amount
+            left = usage.amounts.get(resource, 0) - amount
             if left:
                 usage.amounts[resource] = left
             else:
-                del usage.amounts[resource]
+                usage.amounts.pop(resource, None)
         if not usage.pods and pod.spec.node_name not in self.rows:
             del self._usage[pod.spec.node_name]
 
@@ -186,7 +186,7 @@ class Fleet:
 
 def _requests(pod: kube.Pod) -> dict[str, int]:
     try:
-        return kube.pod_requests(pod)
+        return {resource: amount for resource, amount in kube.pod_requests(pod).items() if amount}
     except capability_errors.QuantityError:
         return {}  # the apiserver admits no such pod; a snapshot edited by hand may hold one
 
@@ -195,9 +195,11 @@ def _hold(pod: kube.Pod, decided: "decisions.Decision | None") -> Hold | None:
     """What an unbound pod speaks for; a pod that kube-scheduler found no node for takes nothing of what is free now."""
     if pod.unschedulable:
         return None
-    if decided is not None:
-        return Hold(decided.resource, decided.count, decided.node, frozenset(decided.skus))
-    for resource, amount in _requests(pod).items():
+    requests = _requests(pod)
+    # What the pod asks is what it can take, all its containers together: a decision only tells where.
+    if decided is not None and decided.resource in requests:
+        return Hold(decided.resource, -(-requests[decided.resource] // 1000), decided.node, frozenset(decided.skus))
+    for resource, amount in requests.items():
         if vendors.of_resource(resource):
             return Hold(resource, -(-amount // 1000), pod.status.nominated_node_name, frozenset())
     return None

@@ -50,6 +50,7 @@ class Ledger:
     def reserve(self, decision_id: str, hold: Hold, now: float) -> None:
         """Hold for a pod just admitted, until its deadline or until `drop`."""
         self.put(decision_id, hold)
+        self._deadlines.pop(decision_id, None)  # keeps the order of deadlines
         self._deadlines[decision_id] = now + RESERVATION_SECONDS
 
     def drop(self, key: str) -> None:
