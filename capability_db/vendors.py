@@ -114,7 +114,7 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
     else:
         sku, cloud = _by_cloud("nvidia", labels, catalogue)
         evidence = cloud or evidence
-    by_gke = None if mode else labels.get("cloud.google.com/gke-gpu-partition-size")
+    by_gke = None if mode else labels.get("cloud.google.com/gke-gpu-partition-size") or None
     mode = mode or by_gke
     replicas: int | None = _number(labels.get(f"{prefix}.replicas"))
     strategy = labels.get(f"{prefix}.sharing-strategy", "none")
