@@ -25,6 +25,8 @@ class Usage:
     amounts: dict[str, int] = field(default_factory=dict)
     """Thousandths of each resource."""
     pods: dict[kube.PodUid, kube.Pod] = field(default_factory=dict)
+    avoiding: dict[kube.PodUid, kube.Pod] = field(default_factory=dict)
+    """Those of the pods that keep others away by anti-affinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,7 @@ class Fleet:
         self.facts_version = 0
         """Grows when what nodes offer changes; pods do not change it."""
         self._classes: dict[node_facts.DeviceClass, node_facts.DeviceClass] = {}
+        self._seen_classes: tuple[int, list[node_facts.DeviceClass]] = (0, [])
         self._usage: dict[str, Usage] = {}
         self._pods: dict[kube.PodUid, kube.Pod] = {}
         self._requests: dict[kube.PodUid, dict[str, int]] = {}
@@ -119,7 +122,10 @@ class Fleet:
             self.remove_pod(uid)
             return
         if old is not None and old.spec.node_name and old.spec == pod.spec:
-            self._pods[uid] = self._usage[old.spec.node_name].pods[uid] = pod  # a bound pod's amounts have not changed
+            usage = self._usage[old.spec.node_name]  # a bound pod's amounts have not changed
+            self._pods[uid] = usage.pods[uid] = pod
+            if uid in usage.avoiding:
+                usage.avoiding[uid] = pod
             return
         self.remove_pod(uid)
         self._pods[uid] = pod
@@ -130,6 +136,8 @@ class Fleet:
             requests = self._requests[uid] = _requests(pod)
             usage = self._usage.setdefault(pod.spec.node_name, Usage())
             usage.pods[uid] = pod
+            if pod.spec.affinity is not None and pod.spec.affinity.pod_anti_affinity is not None:
+                usage.avoiding[uid] = pod
             for resource, amount in requests.items():
                 usage.amounts[resource] = usage.amounts.get(resource, 0) + amount
         elif (hold := _hold(pod, decided)) is not None:
@@ -143,6 +151,7 @@ class Fleet:
             return
         usage = self._usage[pod.spec.node_name]
         usage.pods.pop(uid, None)
+        usage.avoiding.pop(uid, None)
         for resource, amount in self._requests.pop(uid).items():
             left = usage.amounts.get(resource, 0) - amount
             if left:
@@ -178,7 +187,12 @@ class Fleet:
 
     def classes(self) -> list[node_facts.DeviceClass]:
         """The device classes that nodes offer now."""
-        return list({id(pool.device): pool.device for row in self.rows.values() for pool in row.facts.pools}.values())
+        version, classes = self._seen_classes
+        if version != self.facts_version:
+            seen = {id(pool.device): pool.device for row in self.rows.values() for pool in row.facts.pools}
+            classes = list(seen.values())
+            self._seen_classes = (self.facts_version, classes)
+        return classes
 
     def _intern(self, device: node_facts.DeviceClass) -> node_facts.DeviceClass:
         return self._classes.setdefault(device, device)

@@ -70,7 +70,8 @@ def neighbours(pod: kube.Pod, rows: Iterable[fleets.Row]) -> Neighbours:
     avoided: set[tuple[str, str]] = set()
     forbidden: set[tuple[str, str]] = set()
     for row in rows:
-        for other in row.usage.pods.values():
+        # Without terms of its own only pods that keep others away matter: few, whatever runs.
+        for other in (row.usage.pods if near or far else row.usage.avoiding).values():
             if pod.metadata.uid and other.metadata.uid == pod.metadata.uid:
                 continue
             if near and all(_selects(term, pod, other) for term in near):
