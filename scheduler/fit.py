@@ -90,6 +90,8 @@ def _memory(needs: Needs, device: DeviceClass, name: str) -> Iterator[Unmet]:
         yield Unmet("memory", f"{name}: memory unknown, {needs.memory_text} asked", "no memory")
     elif needs.memory_bytes > device.memory_mib * quantities.MIB:
         has = quantities.gib(device.memory_mib)
+        if quantities.units(has.replace(" GiB", "Gi")) >= needs.memory_bytes:
+            has = f"{math.floor(device.memory_mib)} MiB"  # rounding to GiB would hide what is missing
         hint = _decimal_hint(needs.memory_text or "", device.memory_mib)
         text = f"{name}: {has} of memory, {needs.memory_text} asked{hint}"
         yield Unmet("memory", text, f"memory: {_at_most(device)}")
