@@ -211,6 +211,10 @@ def _choose(ask: Ask, verdicts: Iterable[Verdict], fitting: list[Offer], fleet: 
 def _possible(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
     """What nodes that are not there now could offer: seen device classes first, then the capability DB's."""
     yield from fleet.classes()
+    yield from _shipped(fleet)
+
+
+def _shipped(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
     for sku in fleet.catalogue:
         yield from fit.possible_classes(sku)
 
@@ -244,37 +248,67 @@ def _loads(ask: Ask, offers: Iterable[Offer], fleet: fleets.Fleet) -> dict[str, 
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
-    """The SKUs a pod may land on with one resource, and which partitionings of each the resource's name may hide."""
+class Partitions:
+    """What the labels of nodes with one SKU may say for a pod to land there."""
 
-    partitions: Mapping[str, tuple[bool, frozenset[str], frozenset[str]]]
-    """SKU id -> (whole devices fit, partition labels that fit, partition labels that do not)."""
+    whole: bool
+    """Whether whole devices fit."""
+    good: frozenset[str]
+    """Partition labels that fit."""
+    bad: frozenset[str]
+    """Partition labels that do not."""
+    plain: bool
+    """Whether the resource is a plain name, which partitions can hide behind; others say themselves what they are."""
+    apart: frozenset[str]
+    """SKUs that a node must not have too: its devices may be of either, and these do not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The SKUs that a pod may land on with one resource."""
+
+    partitions: Mapping[str, Partitions]
+    """By SKU id."""
 
 
 def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
-    """Every SKU, seen or only in the DB, that meets the needs under a resource name."""
-    found: dict[str, tuple[bool, set[str], set[str]]] = {}
+    """Every SKU, seen or only in the DB, that meets the needs under a resource name.
+
+    What nodes report goes before the DB's figures; where two nodes with the same labels differ, both are admitted and
+    `/filter` tells them apart.
+    """
     vendor = vendors.of_resource(resource)
     plain = vendor is not None and resource in vendor.resources
-    for device in _possible(fleet):
-        if device.resource != resource:
-            continue
-        fits = not _missing(ask, device)
-        for sku in device.skus:
-            whole, good, bad = found.get(sku.id, (False, set(), set()))
-            label = device.partition if plain else None
-            if label is None:
-                whole = whole or fits
-            else:
-                (good if fits else bad).add(label)
-            found[sku.id] = (whole, good, bad)
-    return Admitted(
-        {
-            sku_id: (whole, frozenset(good - bad), frozenset(bad))
-            for sku_id, (whole, good, bad) in sorted(found.items())
-            if whole or good - bad
-        }
-    )
+    seen: dict[tuple[str, str | None], bool] = {}
+    known: dict[tuple[str, str | None], bool] = {}
+    mixed: list[frozenset[str]] = []
+    fits_one: set[str] = set()
+    for found, devices in ((seen, fleet.classes()), (known, _shipped(fleet))):
+        for device in devices:
+            if device.resource != resource:
+                continue
+            fits = not _missing(ask, device)
+            ids = frozenset(sku.id for sku in device.skus)
+            if len(ids) > 1 and not fits:
+                mixed.append(ids)
+                continue
+            fits_one |= ids if fits else set()
+            for sku_id in ids:
+                # Only a plain name may stand for partitions; the label says nothing of others.
+                key = (sku_id, device.partition if plain else None)
+                found[key] = found.get(key, False) or fits
+    verdicts = {**known, **seen} if any(({**known, **seen}).values()) else known
+    partitions: dict[str, Partitions] = {}
+    for sku_id in sorted({sku_id for sku_id, _ in verdicts}):
+        labels = {label: fits for (name, label), fits in verdicts.items() if name == sku_id}
+        whole = labels.pop(None, False)
+        good = frozenset(label for label, fits in labels.items() if label and fits)
+        bad = frozenset(label for label, fits in labels.items() if label and not fits)
+        spoilt = [ids - {sku_id} for ids in mixed if sku_id in ids]
+        apart = frozenset(other for ids in spoilt for other in (ids - fits_one or ids))
+        if whole or good:
+            partitions[sku_id] = Partitions(whole, good, bad, plain, apart)
+    return Admitted(partitions)
 
 
 def summary(verdicts: Iterable[Verdict]) -> list[tuple[str, int]]:
@@ -310,14 +344,15 @@ def _loss(change: str) -> tuple[str, float]:
 def node_label_terms(admitted: Admitted) -> list[list[dict[str, object]]]:
     """One list of node selector expressions a SKU: the labels that nodes offering it carry."""
     terms: list[list[dict[str, object]]] = []
-    for sku_id, (whole, good, bad) in admitted.partitions.items():
+    label = node_facts.PARTITION_LABEL
+    for sku_id, found in admitted.partitions.items():
         term: list[dict[str, object]] = [{"key": f"{node_facts.SKU_LABEL}{sku_id}", "operator": "Exists"}]
-        label = node_facts.PARTITION_LABEL
-        if whole and not good:
+        if found.whole and not found.good and found.plain:
             term.append({"key": label, "operator": "DoesNotExist"})
-        elif whole and bad:
-            term.append({"key": label, "operator": "NotIn", "values": sorted(bad)})
-        elif not whole:
-            term.append({"key": label, "operator": "In", "values": sorted(good)})
+        elif found.whole and found.bad:
+            term.append({"key": label, "operator": "NotIn", "values": sorted(found.bad)})
+        elif not found.whole:
+            term.append({"key": label, "operator": "In", "values": sorted(found.good)})
+        term += [{"key": f"{node_facts.SKU_LABEL}{each}", "operator": "DoesNotExist"} for each in sorted(found.apart)]
         terms.append(term)
     return terms
