@@ -100,6 +100,31 @@ def bound(name: str, node: str | None, resources: dict[str, int], phase: str = "
     }
 
 
+def two_models(name: str, count: int) -> Json:
+    """A node of MI210 and MI300X under one resource name: the kubelet gives either."""
+    labels = {
+        f"amd.com/gpu.{key}.{value}": str(count)
+        for key, values in {
+            "device-id": ("740f", "74a1"),
+            "product-name": ("Instinct_MI210", "AMD_Instinct_MI300X_OAM"),
+        }.items()
+        for value in values
+    }
+    return gpunodes.node(name, labels, {"amd.com/gpu": 2 * count})
+
+
+def shared_beside_mig(name: str, replicas: int) -> Json:
+    """A node in MIG mixed strategy whose whole GPUs are time-shared."""
+    made = gpunodes.mig_mixed(name, "a100-80", 2 * replicas, **{"3g.40gb": 2})
+    made["metadata"]["labels"] |= {
+        "nvidia.com/gpu.product": "NVIDIA-A100-SXM4-80GB-SHARED",
+        "nvidia.com/gpu.count": "2",
+        "nvidia.com/gpu.replicas": str(replicas),
+        "nvidia.com/gpu.sharing-strategy": "time-slicing",
+    }
+    return made
+
+
 def _taint() -> st.SearchStrategy[str | None]:
     return st.sampled_from([None, None, "nvidia.com/gpu", "amd.com/gpu", "team/owned"])
 
@@ -109,7 +134,7 @@ def gpu_node(draw: st.DrawFn, name: str) -> Json:
     """One node of any of the kinds that gpunodes builds, sometimes cordoned, not ready or with failed devices."""
     nvidia = st.sampled_from(sorted(gpunodes.NVIDIA))
     count = draw(st.integers(0, 4))
-    kind = draw(st.integers(0, 7))
+    kind = draw(st.integers(0, 9))
     made: Json
     if kind <= 1:
         made = gpunodes.nvidia(name, draw(nvidia), count, taint=draw(_taint()))
@@ -125,6 +150,10 @@ def gpu_node(draw: st.DrawFn, name: str) -> Json:
         )
     elif kind == 6:
         made = gpunodes.shared(name, draw(st.sampled_from(["t4", "l4"])), max(count, 1), draw(st.integers(2, 4)))
+    elif kind == 7:
+        made = two_models(name, max(count, 1))
+    elif kind == 8:
+        made = shared_beside_mig(name, draw(st.integers(2, 4)))
     else:
         made = gpunodes.node(name)
     fate = draw(st.integers(0, 11))
