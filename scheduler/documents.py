@@ -1,6 +1,7 @@
 """YAML and JSON documents as people have them: snapshots of clusters, pods, workloads, Lists."""
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Where each kind keeps its pod template."""
 
 
+MAX_VALUES = 20_000_000
+"""More than the largest clusters' snapshots hold."""
+
+
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, with dates left as the text that Kubernetes has them as."""
 
@@ -40,12 +45,35 @@ def parse(text: str, source: str) -> list[Json]:
         documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, _Loader))
     except json.JSONDecodeError as error:
         raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # PyYAML raises all these
         raise errors.InvalidInput(f"{source}: no YAML: {' '.join(str(error).split())[:300]}") from error
     found = [document for document in documents if document is not None]
+    if "&" in text:
+        _check_size(found, source)
     for document in found:
         _check(document, source)
     return found
+
+
+def _check_size(documents: list[Any], source: str) -> None:
+    """Raise InvalidInput where YAML aliases make a document part of itself, or far larger than its text."""
+    sizes: dict[int, float] = {}
+
+    def size(value: Any) -> float:
+        if not isinstance(value, dict | list):
+            return 1
+        if id(value) not in sizes:
+            sizes[id(value)] = math.inf  # until its parts are known, which it must not be among
+            parts = value.values() if isinstance(value, dict) else value
+            sizes[id(value)] = 1 + sum(size(each) for each in parts)
+        return sizes[id(value)]
+
+    try:
+        fits = size(documents) <= MAX_VALUES
+    except RecursionError:
+        fits = False
+    if not fits:
+        raise errors.InvalidInput(f"{source}: no YAML of a cluster: its aliases (&, *) nest without end or too deeply")
 
 
 def _check(document: Any, source: str) -> None:
@@ -100,9 +128,12 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
 def to_node(document: Json, source: str) -> kube.Node:
     """The node of a document; raises InvalidInput naming the field that is wrong."""
     try:
-        return kube.to_node(document)
+        node = kube.to_node(document)
     except (msgspec.ValidationError, RecursionError) as error:
         raise errors.InvalidInput(f"{source}: {describe(document)}: {_hint(document, error)}") from error
+    if not node.metadata.name:
+        raise errors.InvalidInput(f"{source}: {describe(document)}: metadata.name is missing")
+    return node
 
 
 def to_pod(document: Json, source: str) -> kube.Pod:
@@ -127,7 +158,7 @@ def _hint(document: Json, error: Exception) -> str:
         values = metadata.get(field) if isinstance(metadata, dict) else None
         for key, value in values.items() if isinstance(values, dict) else ():
             if value is not None and not isinstance(value, str):
-                return f"metadata.{field}: {key}: {value!r} is no string; quote it"
+                return f"metadata.{field}: {key}: {repr(value)[:80]} is no string; quote it"
     return str(error)
 
 

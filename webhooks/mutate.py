@@ -271,7 +271,9 @@ def _and_affinity(spec: Json, ours: list[list[dict[str, object]]]) -> None:
     affinity = spec["affinity"] = dict(spec.get("affinity") or {})
     node = affinity["nodeAffinity"] = dict(affinity.get("nodeAffinity") or {})
     required = "requiredDuringSchedulingIgnoredDuringExecution"
-    theirs: list[Json] = (node.get(required) or {}).get("nodeSelectorTerms") or [{}]
+    given: list[Json] = (node.get(required) or {}).get("nodeSelectorTerms") or []
+    # An empty term matches nothing: it must not become one of ours.
+    theirs = [term for term in given if term.get("matchExpressions") or term.get("matchFields")] if given else [{}]
     if all(any(_contains(term, mine) for mine in ours) for term in theirs):
         return
     node[required] = {
