@@ -26,10 +26,6 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
 """Where each kind keeps its pod template."""
 
 
-MAX_VALUES = 20_000_000
-"""More than the largest clusters' snapshots hold."""
-
-
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """The safe loader, with dates left as the text that Kubernetes has them as."""
 
@@ -45,18 +41,19 @@ def parse(text: str, source: str) -> list[Json]:
         documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, _Loader))
     except json.JSONDecodeError as error:
         raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:  # PyYAML raises all these
+    # PyYAML's constructors raise the middle three for explicit tags (`!!bool x`).
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         raise errors.InvalidInput(f"{source}: no YAML: {' '.join(str(error).split())[:300]}") from error
     found = [document for document in documents if document is not None]
     if "&" in text:
-        _check_size(found, source)
+        _check_size(found, 100_000 + 10 * len(text), source)
     for document in found:
         _check(document, source)
     return found
 
 
-def _check_size(documents: list[Any], source: str) -> None:
-    """Raise InvalidInput where YAML aliases make a document part of itself, or far larger than its text."""
+def _check_size(documents: list[Any], most: int, source: str) -> None:
+    """Raise InvalidInput where YAML aliases make a document part of itself, or of more than `most` values."""
     sizes: dict[int, float] = {}
 
     def size(value: Any) -> float:
@@ -69,7 +66,7 @@ def _check_size(documents: list[Any], source: str) -> None:
         return sizes[id(value)]
 
     try:
-        fits = size(documents) <= MAX_VALUES
+        fits = size(documents) <= most
     except RecursionError:
         fits = False
     if not fits:
