@@ -1,9 +1,9 @@
 """AdmissionReview v1: bytes in, bytes out."""
 
 import base64
+from collections.abc import Iterator
 from typing import Any
 
-import jsonpatch
 import msgspec
 
 from scheduler import errors
@@ -47,9 +47,32 @@ def allow(uid: str, before: Json | None = None, after: Json | None = None, warni
     """Let the object in, changed from `before` to `after` where these are given."""
     response: Json = {"uid": uid, "allowed": True}
     if before is not None and after is not None and before != after:
-        patch = jsonpatch.make_patch(before, after).to_string()
-        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch.encode()).decode()}
+        patch = msgspec.json.encode(list(_changes(before, after)))
+        response |= {"patchType": "JSONPatch", "patch": base64.b64encode(patch).decode()}
     return _encode(response, warnings)
+
+
+def _changes(before: Json, after: Json) -> Iterator[Json]:
+    """The JSON patch between two objects: each field of `metadata` and `spec` that differs, whole.
+
+    Field by field on purpose: a smallest patch moves array items about, and gets it wrong (python-json-patch).
+    """
+    for part in after:
+        old, new = before.get(part), after[part]
+        if not isinstance(old, dict):
+            if old != new:
+                yield {"op": "add", "path": _pointer(part), "value": new}
+            continue
+        for key in new:
+            if key not in old or old[key] != new[key]:
+                yield {"op": "add", "path": _pointer(part, key), "value": new[key]}
+        for key in old.keys() - new.keys():
+            yield {"op": "remove", "path": _pointer(part, key)}
+
+
+def _pointer(*keys: str) -> str:
+    """A JSON pointer (RFC 6901)."""
+    return "".join("/" + key.replace("~", "~0").replace("/", "~1") for key in keys)
 
 
 def deny(uid: str, message: str, code: int = 400) -> bytes:
