@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -44,19 +45,8 @@ class FakeLookup:
         return "sha256:" + (image.tag or "").encode().hex().ljust(64, "0")[:64]
 
 
-def settled(awaitable: Any) -> Any:
-    """The result of a coroutine that waits for nothing: no event loop is needed."""
-    try:
-        awaitable.send(None)
-    except StopIteration as stop:
-        return stop.value
-    raise AssertionError("it waits for something")
-
-
 def image(*vendors: str) -> resolve.Resolved:
     """A logical image with a variant for each vendor; none given: nvidia and amd."""
-    import asyncio
-
     tags = [f"v1-{vendor}" for vendor in vendors or ("nvidia", "amd")]
     resolver = resolve.Resolver(FakeLookup(*tags))
     return asyncio.run(resolver.variants("registry.test/team/app:v1"))
