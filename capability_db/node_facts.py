@@ -1,5 +1,6 @@
 """Node labels and resources -> what GPUs the node offers, and under which resource names."""
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -13,7 +14,9 @@ Kind = Literal["whole", "slice", "shared"]
 SKU_LABEL = "anygpu.io/sku."
 """`anygpu.io/sku.<id>: "<count>"`, kept on nodes by the service."""
 PARTITION_LABEL = "anygpu.io/partition"
-"""Set where the vendor's plain resource name stands for less than whole devices: `1g.10gb`, `cpx_nps4`, `shared-4`."""
+"""Set where the vendor's plain resource name stands for anything but whole devices of one model: `1g.10gb`, `cpx_nps4`,
+`shared-4`, `mi300x.mi325x`."""
+MAX_LABEL = 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +58,19 @@ class DeviceClass:
 
     @property
     def partition(self) -> str | None:
-        """Value of the node label that says this name does not stand for whole devices; None: it does."""
+        """Value of the label that says the name stands for anything but whole devices of one model; None: it does not.
+
+        Devices of several models are one class, which may not fit where one of its models alone would.
+        """
+        parts = [sku.id for sku in self.skus] if len(self.skus) > 1 else []
         if self.kind == "shared":
-            return f"shared-{self.replicas or 'unknown'}"
-        return (self.mode or "unknown").replace("+", ".") if self.kind == "slice" else None
+            parts.append(f"shared-{self.replicas or 'unknown'}")
+        elif self.kind == "slice":
+            parts.append((self.mode or "unknown").replace("+", "."))
+        text = ".".join(parts)
+        if len(text) > MAX_LABEL:
+            text = f"models-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        return text or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """A pod -> the question it puts: its needs, which container gets the devices, and how many the whole pod takes."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from capability_db import errors as capability_errors
 from capability_db import vendors
@@ -30,9 +30,25 @@ class Question:
         return offers_.Ask(pod, self.needs, self.count, runs_on, frozenset(named) if named else None)
 
 
+MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
+
+
 def is_opted_out(labels: Mapping[str, str]) -> bool:
     """Whether the label `anygpu.io/inject: "false"` keeps anygpu away."""
     return labels.get(needs.INJECT_LABEL) == "false"
+
+
+def concerns(pod: kube.Pod, opted_out: Collection[str]) -> bool:
+    """Whether the pod wants anything of anygpu: opted in, neither it nor its namespace opted out, no mirror pod.
+
+    Mirror pods stand for a kubelet's static pods, which nobody schedules.
+    """
+    return (
+        needs.is_opted_in(pod.annotations)
+        and not is_opted_out(pod.labels)
+        and (pod.metadata.namespace or "default") not in opted_out
+        and MIRROR_ANNOTATION not in pod.annotations
+    )
 
 
 def read(pod: kube.Pod, catalogue: Catalogue) -> Question:

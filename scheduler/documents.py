@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from scheduler import errors, kube
+from scheduler import errors, kube, needs
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -119,6 +119,12 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
     nodes = [to_node(each, source) for each in objects if each["kind"] == "Node"]
     if not nodes:
         raise errors.InvalidInput(f"{source}: holds no Node; make a snapshot with: kubectl get nodes,pods -A -o yaml")
+    namespaces = [_metadata(each) for each in objects if each["kind"] == "Namespace"]
+    fleet.opted_out = {
+        str(each.get("name"))
+        for each in namespaces
+        if isinstance(labels := each.get("labels"), dict) and labels.get(needs.INJECT_LABEL) == "false"
+    }
     fleet.replace(nodes, [to_pod(each, source) for each in objects if each["kind"] == "Pod"])
 
 
@@ -143,9 +149,12 @@ def to_pod(document: Json, source: str) -> kube.Pod:
 
 def describe(document: Json) -> str:
     """An object as messages name it: kind and name."""
+    return f"{document.get('kind', 'object')} {_metadata(document).get('name') or 'without a name'}"
+
+
+def _metadata(document: Json) -> Json:
     metadata = document.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
-    return f"{document.get('kind', 'object')} {name or 'without a name'}"
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _hint(document: Json, error: Exception) -> str:

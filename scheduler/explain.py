@@ -5,7 +5,7 @@ import dataclasses
 from typing import Any
 
 from capability_db import node_facts
-from scheduler import asks, decision, errors, kube, needs, offers, plain
+from scheduler import asks, decision, errors, kube, offers, plain
 from scheduler import fleet as fleets
 
 
@@ -59,7 +59,7 @@ def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
     advice: str | None = None
     changes: tuple[str, ...] = ()
     original = _unbound(as_written(pod, made))
-    if not needs.is_opted_in(pod.annotations):
+    if not asks.concerns(pod, fleet.opted_out):
         verdicts = plain.survey(original, fleet)
         summary = f"runs on {node}" if node else "waits"
         summary += "; it asks nothing of anygpu"

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from scheduler import asks, errors, fit, kube, needs, score
+from scheduler import asks, errors, fit, kube, score
 from scheduler import fleet as fleets
 
 NOT_SEEN = "anygpu has not seen this node yet"
@@ -80,7 +80,7 @@ def error_reply(text: str) -> bytes:
 
 def refusals(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[str, str]:
     """Node -> constant text for the nodes that cannot serve the pod; a pod that asks nothing of us is never refused."""
-    if not _is_ours(pod):
+    if not asks.concerns(pod, fleet.opted_out):
         return {}
     try:
         question = asks.read(pod, fleet.catalogue)
@@ -101,7 +101,7 @@ def refusals(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[s
 
 def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[str, int]:
     """Node -> 0-10 for the nodes that can serve the pod; empty for a pod that asks nothing of us."""
-    if not _is_ours(pod):
+    if not asks.concerns(pod, fleet.opted_out):
         return {}
     try:
         question = asks.read(pod, fleet.catalogue)
@@ -127,10 +127,6 @@ def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict
         if keys:
             ranked.append(min(keys))
     return score.points(ranked)
-
-
-def _is_ours(pod: kube.Pod) -> bool:
-    return needs.is_opted_in(pod.annotations) and not asks.is_opted_out(pod.labels)
 
 
 def _refusal(question: asks.Question, row: fleets.Row, by_class: Mapping[int, str | None]) -> str | None:

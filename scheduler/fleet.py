@@ -67,6 +67,8 @@ class Fleet:
         self.catalogue = catalogue
         self.rows: dict[str, Row] = {}
         self.ledger = Ledger()
+        self.opted_out: set[str] = set()
+        """Namespaces that keep anygpu away."""
         self.facts_version = 0
         """Grows when what nodes offer changes; pods do not change it."""
         self._classes: dict[node_facts.DeviceClass, node_facts.DeviceClass] = {}

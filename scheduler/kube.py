@@ -92,6 +92,12 @@ class Node(Base, frozen=True):
     status: NodeStatus = NodeStatus()
 
 
+class Namespace(Base, frozen=True):
+    """A namespace."""
+
+    metadata: Metadata = Metadata()
+
+
 class Resources(Base, frozen=True):
     """Requests and limits."""
 

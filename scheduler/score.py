@@ -35,8 +35,7 @@ def rank(needs: Needs, device: DeviceClass) -> Rank:
 
 
 def _has_matrix(needs: Needs, sku: Sku) -> bool:
-    wanted = needs.precision or (needs.rate_format,)
-    return all(number_format in sku.matrix_formats for number_format in wanted)
+    return sku.matrix_unit is not None and all(each in sku.matrix_formats for each in needs.precision)
 
 
 def _objective(needs: Needs, device: DeviceClass, sku: Sku) -> Rank:

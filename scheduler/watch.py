@@ -8,14 +8,14 @@ delays an answer, and hands batches to the loop that owns the node table.
 
 import random
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Generic, TypeVar
 
 import msgspec
 import structlog
 import urllib3
 
-from scheduler import kube, kubeapi
+from scheduler import kube, kubeapi, needs
 
 PAGE = 500
 WATCH_SECONDS = 300
@@ -25,8 +25,12 @@ SILENCE_SECONDS = 90.0
 BACKOFF_SECONDS = (0.2, 15.0)
 GONE = 410
 
-T = TypeVar("T", kube.Node, kube.Pod)
+T = TypeVar("T", kube.Node, kube.Pod, kube.Namespace)
 log = structlog.get_logger()
+
+
+RUNNING_PODS = {"fieldSelector": "status.phase!=Succeeded,status.phase!=Failed"}
+OPTED_OUT_NAMESPACES = {"labelSelector": f"{needs.INJECT_LABEL}=false"}
 
 
 class _ListMetadata(msgspec.Struct, rename="camel"):
@@ -53,9 +57,9 @@ BROKEN = (kubeapi.ApiError, urllib3.exceptions.HTTPError, msgspec.MsgspecError, 
 """What a call that did not work raises."""
 
 
-def list_all(api: kubeapi.Api, path: str, kind: type[T]) -> list[T]:
+def list_all(api: kubeapi.Api, path: str, kind: type[T], selector: Mapping[str, str] | None = None) -> list[T]:
     """Every object at a path, in pages of one consistent state; raises what BROKEN names."""
-    return _list_pages(api, path, _page_decoder(kind), {})[0]
+    return _list_pages(api, path, _page_decoder(kind), dict(selector or {}))[0]
 
 
 def _page_decoder(kind: type[T]) -> "msgspec.json.Decoder[Any]":
@@ -95,13 +99,13 @@ class Reflector(threading.Thread, Generic[T]):
         kind: type[T],
         on_list: Callable[[list[T]], None],
         on_events: Callable[[list[tuple[str, T]]], None],
-        field_selector: str | None = None,
+        selector: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name=f"watch {path}", daemon=True)
         self._api, self._path = api, path
         self._on_list: Callable[[list[T]], None] = on_list
         self._on_events: Callable[[list[tuple[str, T]]], None] = on_events
-        self._selector = {"fieldSelector": field_selector} if field_selector else {}
+        self._selector = dict(selector or {})
         self._object: msgspec.json.Decoder[T] = msgspec.json.Decoder(kind)
         self._page = _page_decoder(kind)
         self._event = msgspec.json.Decoder(_Event)

@@ -9,7 +9,7 @@ import structlog
 
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, decision, documents, errors, fit, kube, needs, offers
+from scheduler import asks, decision, documents, errors, fit, kube, offers
 from scheduler import fleet as fleets
 from webhooks import mutate, review
 
@@ -53,7 +53,7 @@ class Admission:
         if document is None or request.operation != "CREATE" or (request.kind.kind or "Pod") != "Pod":
             return review.allow(request.uid)
         pod = _pod(request, document)
-        if not mutate.concerns(pod):
+        if not asks.concerns(pod, self._fleet.opted_out):
             return review.allow(request.uid)
         if not self._synced():
             return review.deny(request.uid, NOT_SYNCED, code=503)
@@ -100,8 +100,8 @@ class Admission:
         document = {"kind": request.kind.kind, **document}
         if document["kind"] not in documents.TEMPLATES:
             return ()
-        pod = documents.to_pod(documents.pod_of(document, "template"), "template")
-        if not needs.is_opted_in(pod.annotations) or asks.is_opted_out(pod.labels):
+        pod = _pod(request, documents.pod_of(document, "template"))
+        if not asks.concerns(pod, self._fleet.opted_out):
             return ()
         if request.old_object and _same_template(request.old_object, document):
             return ()  # scaling, status, finalizers: a workload that is in must stay operable, and deletable

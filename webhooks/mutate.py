@@ -22,7 +22,6 @@ Json = dict[str, Any]
 VOID_DEVICES = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 """CUDA images bake in `all`, which under NVIDIA's runtime shows every GPU to a container that asked none."""
 SHM_VOLUME = "anygpu-shm"
-MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
 MAX_REJECTIONS = 8
 BEST = {
     "pack": "the least capable GPU that fits",
@@ -41,15 +40,6 @@ class Admission:
     hold: Hold
     survey: offers.Survey
     warnings: tuple[str, ...] = ()
-
-
-def concerns(pod: kube.Pod) -> bool:
-    """Whether the pod wants anything of anygpu: opted in, not opted out, and not a kubelet's mirror of a static pod."""
-    return (
-        needs.is_opted_in(pod.annotations)
-        and not asks.is_opted_out(pod.labels)
-        and MIRROR_ANNOTATION not in pod.annotations
-    )
 
 
 def admit(

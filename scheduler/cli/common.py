@@ -52,7 +52,10 @@ def load_fleet(cluster: Path | None) -> fleets.Fleet:
 
     api = kubeapi.connect()
     try:
-        fleet.replace(watch.list_all(api, "/api/v1/nodes", kube.Node), watch.list_all(api, "/api/v1/pods", kube.Pod))
+        out = watch.list_all(api, "/api/v1/namespaces", kube.Namespace, watch.OPTED_OUT_NAMESPACES)
+        fleet.opted_out = {each.metadata.name for each in out}
+        pods = watch.list_all(api, "/api/v1/pods", kube.Pod, watch.RUNNING_PODS)
+        fleet.replace(watch.list_all(api, "/api/v1/nodes", kube.Node), pods)
     except watch.BROKEN as error:
         raise errors.Unreachable(f"the cluster at {api.server} did not answer: {error}") from error
     return fleet

@@ -56,7 +56,7 @@ class Placed:
 def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) -> Placed:
     """Admit and place one pod; raises InvalidNeeds, NothingFits, Unreachable as admission would refuse it."""
     pod = documents.to_pod(document, source)
-    if not mutate.concerns(pod):
+    if not asks.concerns(pod, fleet.opted_out):
         return _place_plain(document, pod, fleet)
     question = asks.read(pod, fleet.catalogue)
     image = images.get(question.container.image or "")
@@ -103,7 +103,7 @@ def logical_images(documents_: list[Json], fleet: fleets.Fleet, source: str) -> 
     for document in documents_:
         try:
             pod = documents.to_pod(document, source)
-            if mutate.concerns(pod):
+            if asks.concerns(pod, fleet.opted_out):
                 found.append(asks.read(pod, fleet.catalogue).container.image or "")
         except errors.AnygpuError:
             continue  # said when its turn comes

@@ -9,7 +9,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 import uvicorn
@@ -27,7 +27,6 @@ KEEP_ALIVE_SECONDS = 120
 DRAIN_SECONDS = 10
 TRUST_TRIES = 5
 CONFLICT = 409
-POD_FIELDS = "status.phase!=Succeeded,status.phase!=Failed"
 
 Batch = TypeVar("Batch")
 
@@ -177,15 +176,32 @@ async def _state(fleet: fleets.Fleet, api: kubeapi.Api | None) -> AsyncIterator[
                 fleet.apply_pod(pod)
                 writer.saw_pod(pod)
 
+    def on_namespaces(namespaces: list[kube.Namespace]) -> None:
+        fleet.opted_out = {each.metadata.name for each in namespaces}
+        listed.add("namespaces")
+
+    def on_namespace_events(events: list[tuple[str, kube.Namespace]]) -> None:
+        for kind, namespace in events:
+            change = fleet.opted_out.discard if kind == "DELETED" else fleet.opted_out.add
+            change(namespace.metadata.name)
+
     def posted(apply: Callable[[Batch], None]) -> Callable[[Batch], None]:
         def post(batch: Batch) -> None:
             loop.call_soon_threadsafe(apply, batch)
 
         return post
 
-    reflectors: list[watch.Reflector[kube.Node] | watch.Reflector[kube.Pod]] = [
+    reflectors: list[watch.Reflector[Any]] = [
         watch.Reflector(api, "/api/v1/nodes", kube.Node, posted(on_nodes), posted(on_node_events)),
-        watch.Reflector(api, "/api/v1/pods", kube.Pod, posted(on_pods), posted(on_pod_events), POD_FIELDS),
+        watch.Reflector(api, "/api/v1/pods", kube.Pod, posted(on_pods), posted(on_pod_events), watch.RUNNING_PODS),
+        watch.Reflector(
+            api,
+            "/api/v1/namespaces",
+            kube.Namespace,
+            posted(on_namespaces),
+            posted(on_namespace_events),
+            watch.OPTED_OUT_NAMESPACES,
+        ),
     ]
     for reflector in reflectors:
         reflector.start()

@@ -53,7 +53,7 @@ def _nodes(pods: list[Json]) -> set[str]:
 
 
 def test_twenty_replicas_fill_the_least_capable_gpus_that_fit(playground: Playground, oci_registry: Any) -> None:
-    playground.cluster.add_nodes(MIXED)
+    playground.add_nodes(MIXED)
     playground.deploy("small", 20, memory="10Gi", precision="fp16")
     pods = playground.wait_bound("small", 20)
     per_node = {name: sum(pod["spec"]["nodeName"] == name for pod in pods) for name in _nodes(pods)}
@@ -68,7 +68,7 @@ def test_twenty_replicas_fill_the_least_capable_gpus_that_fit(playground: Playgr
 
 
 def test_each_need_lands_on_its_sku_vendor_image_and_resource(playground: Playground, oci_registry: Any) -> None:
-    playground.cluster.add_nodes(MIXED)
+    playground.add_nodes(MIXED)
     repository = playground.image.partition("/")[2].removesuffix(":v1")
     digests = {vendor: oci_registry.push(repository, f"v1-{vendor}", {"V": vendor}) for vendor in ("nvidia", "amd")}
     cases = {
@@ -104,7 +104,7 @@ def test_each_need_lands_on_its_sku_vendor_image_and_resource(playground: Playgr
 
 def test_fifty_pods_at_once_spread_over_three_kinds_of_node_as_capacity_allows(playground: Playground) -> None:
     nodes = [gpunodes.nvidia("l4-1", "l4", 10), gpunodes.nvidia("a100-1", "a100-80", 20)]
-    playground.cluster.add_nodes([*nodes, gpunodes.amd("mi300x-1", "mi300x", 20)])
+    playground.add_nodes([*nodes, gpunodes.amd("mi300x-1", "mi300x", 20)])
     playground.deploy("burst", 50, memory="16Gi")
     pods = playground.wait_bound("burst", 50)
     counts = {name: sum(pod["spec"]["nodeName"] == name for pod in pods) for name in _nodes(pods)}
@@ -113,7 +113,7 @@ def test_fifty_pods_at_once_spread_over_three_kinds_of_node_as_capacity_allows(p
 
 
 def test_with_only_amd_free_the_pods_go_there_with_the_amd_image(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 2), gpunodes.amd("mi210-1", "mi210", 4)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 2), gpunodes.amd("mi210-1", "mi210", 4)])
     plain = {"name": "plain", "image": "busybox", "resources": {"limits": {"nvidia.com/gpu": "2"}}}
     playground.apply(
         {
@@ -131,7 +131,7 @@ def test_with_only_amd_free_the_pods_go_there_with_the_amd_image(playground: Pla
 
 
 def test_what_nothing_fits_says_why_in_an_event_and_in_explain(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("t4-1", "t4", 4), gpunodes.amd("mi210-1", "mi210", 4)])
+    playground.add_nodes([gpunodes.nvidia("t4-1", "t4", 4), gpunodes.amd("mi210-1", "mi210", 4)])
     done = playground.apply(playground.deployment("big", 1, memory="150Gi", precision="bf16"))
     assert "no node meets the pods' needs now" in done.stderr
     (pod,) = playground.wait("the pod to be made", lambda: playground.pods("big"))
@@ -151,9 +151,7 @@ def test_what_nothing_fits_says_why_in_an_event_and_in_explain(playground: Playg
 def test_with_the_service_down_other_pods_and_admitted_ones_still_schedule(playground: Playground) -> None:
     playground.deploy("early", 2, memory="16Gi", vendor="nvidia")  # waits: there are no nodes yet
     playground.wait("the pods to be made", lambda: len(playground.pods("early")) == 2)
-    playground.cluster.add_nodes(
-        [gpunodes.nvidia("l4-1", "l4", 2), gpunodes.mig_single("mig", "a100-80", "1g.10gb", 7)]
-    )
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 2), gpunodes.mig_single("mig", "a100-80", "1g.10gb", 7)])
     labelled = lambda: "anygpu.io/partition" in playground.nodes()["mig"]["metadata"]["labels"]  # noqa: E731
     playground.wait("the node labels", labelled)
     playground.cluster.kill(install.SERVICE)
@@ -226,7 +224,7 @@ def test_with_the_registry_down_admission_is_refused_with_the_reason(playground:
 
 
 def test_a_scheduler_restart_and_a_node_deleted_midway_lose_no_pod(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia(f"l4-{number}", "l4", 8) for number in range(4)])
+    playground.add_nodes([gpunodes.nvidia(f"l4-{number}", "l4", 8) for number in range(4)])
     playground.deploy("many", 20, memory="16Gi")
     playground.wait("the first pods", lambda: sum(bool(p["spec"].get("nodeName")) for p in playground.pods("many")) > 3)
     playground.cluster.stop_scheduler()
@@ -243,7 +241,7 @@ def test_a_scheduler_restart_and_a_node_deleted_midway_lose_no_pod(playground: P
 
 
 def test_a_service_killed_midway_answers_the_same_after_its_restart(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 4), gpunodes.nvidia("a100-1", "a100-80", 8)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 4), gpunodes.nvidia("a100-1", "a100-80", 8)])
     playground.deploy("first", 3, memory="16Gi")
     assert _nodes(playground.wait_bound("first", 3)) == {"l4-1"}
     playground.cluster.kill(install.SERVICE)
@@ -255,7 +253,7 @@ def test_a_service_killed_midway_answers_the_same_after_its_restart(playground: 
 
 
 def test_a_daemon_set_gets_each_nodes_own_vendor(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
     daemons = playground.deployment("agent", 1, memory="1Gi")
     daemons["kind"] = "DaemonSet"
     del daemons["spec"]["replicas"]
@@ -266,7 +264,7 @@ def test_a_daemon_set_gets_each_nodes_own_vendor(playground: Playground) -> None
 
 
 def test_a_dry_run_shows_the_choice_and_holds_nothing(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
     pod = gpunodes.pod("dry", playground.image, memory="16Gi")
     pod["metadata"]["namespace"] = playground.namespace
     for _ in range(3):
@@ -276,7 +274,7 @@ def test_a_dry_run_shows_the_choice_and_holds_nothing(playground: Playground) ->
 
 
 def test_pods_that_ask_nothing_and_opted_out_pods_are_untouched(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 2)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 2)])
     plain = gpunodes.pod("plain", "busybox")
     out = gpunodes.pod("out", "busybox", memory="nonsense")
     out["metadata"]["labels"] = {"anygpu.io/inject": "false"}
@@ -288,8 +286,31 @@ def test_pods_that_ask_nothing_and_opted_out_pods_are_untouched(playground: Play
     assert all(_resource(pod) == {} for pod in bound)
 
 
+def test_a_namespace_can_opt_out_at_any_time(playground: Playground) -> None:
+    playground.add_nodes([gpunodes.nvidia("t4-1", "t4", 2)])
+    label = lambda *words: playground.cluster.kubectl("label", "namespace", playground.namespace, *words)  # noqa: E731
+    label("anygpu.io/inject=false")
+    pod = gpunodes.pod("out", "busybox", memory="40Gi")
+    pod["metadata"]["namespace"] = playground.namespace
+    pod["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
+
+    def untouched() -> bool:
+        """The apiserver takes a moment to see the label."""
+        probe = {**pod, "metadata": {**pod["metadata"], "name": "probe"}}
+        done = playground.apply(probe, "--dry-run=server", "-o", "json", check=False)
+        return done.returncode == 0 and "anygpu.io/decision" not in done.stdout
+
+    playground.wait("the webhook to be skipped", untouched)
+    playground.apply(pod)
+    # A T4 is too small for 40Gi: the extender, too, leaves the pod alone.
+    (bound,) = playground.wait_bound(None, 1)
+    assert (_image(bound), bound["spec"]["nodeName"]) == ("busybox", "t4-1")
+    label("anygpu.io/inject-")
+    playground.wait("the webhook to be asked again", lambda: not untouched())
+
+
 def test_the_sku_labels_follow_the_node(playground: Playground) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("changing", "l4", 4)])
+    playground.add_nodes([gpunodes.nvidia("changing", "l4", 4)])
     label = lambda key: playground.nodes()["changing"]["metadata"]["labels"].get(key)  # noqa: E731
     playground.wait("the label", lambda: label("anygpu.io/sku.l4") == "4")
     playground.cluster.kubectl("label", "node", "changing", "nvidia.com/gpu.product=Tesla-T4", "--overwrite")

@@ -74,7 +74,7 @@ def sidecar_injector(playground: Playground, tmp_path: Path) -> Iterator[None]:
 def test_asked_again_the_choice_stands_and_nothing_is_injected_twice(
     playground: Playground, sidecar_injector: None
 ) -> None:
-    playground.cluster.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", 1)])
 
     def injected() -> bool:
         """The apiserver takes a moment to see a new webhook configuration."""

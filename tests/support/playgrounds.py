@@ -17,6 +17,21 @@ class Playground:
     def __init__(self, running: Cluster, namespace: str, image: str) -> None:
         self.cluster, self.namespace, self.image = running, namespace, image
 
+    def add_nodes(self, nodes: list[Json]) -> None:
+        """Add nodes and return when anygpu has labelled those with a GPU, so that kube-scheduler sees all."""
+        self.cluster.add_nodes(nodes)
+        with_gpu = {
+            node["metadata"]["name"] for node in nodes if any("/" in key for key in node["status"]["allocatable"])
+        }
+
+        def labelled() -> bool:
+            found = self.nodes()
+            return all(
+                any(key.startswith("anygpu.io/sku.") for key in found[name]["metadata"]["labels"]) for name in with_gpu
+            )
+
+        self.wait("the SKU labels", labelled)
+
     def deploy(self, name: str, replicas: int, *, image: str | None = None, **annotations: str) -> None:
         """Create a Deployment; keywords are `anygpu.io/` keys with `_` for `-`."""
         self.apply(self.deployment(name, replicas, image=image, **annotations))
