@@ -107,9 +107,16 @@ def read(path: Path | str) -> list[Json]:
             files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
             if not files:
                 raise errors.InvalidInput(f"{path}: the folder holds no .yaml, .yml or .json file")
-            return [document for each in files for document in parse(each.read_text(), str(each))]
-        return parse(path.read_text(), str(path))
-    except (OSError, UnicodeDecodeError) as error:
+            return [document for each in files for document in _read_file(each)]
+        return _read_file(path)
+    except OSError as error:
+        raise errors.InvalidInput(f"{path}: cannot be read: {error}") from error
+
+
+def _read_file(path: Path) -> list[Json]:
+    try:
+        return parse(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
         raise errors.InvalidInput(f"{path}: cannot be read: {error}") from error
 
 
