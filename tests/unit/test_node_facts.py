@@ -275,7 +275,11 @@ def test_mixed_models_are_each_counted_and_offer_the_smallest_memory() -> None:
     assert ids(found.device) == ["mi300x", "mi210"]
     assert (found.sku_counts, found.device.memory_mib, found.device.memory_reported) == ((4, 2), 65536, False)
     facts = read(counted(device_id={"74a1": 4, "740f": 2}), {"amd.com/gpu": 6})
-    assert node_facts.node_labels(facts) == {"anygpu.io/sku.mi210": "2", "anygpu.io/sku.mi300x": "4", "anygpu.io/partition": "mi300x.mi210"}
+    assert node_facts.node_labels(facts) == {
+        "anygpu.io/sku.mi210": "2",
+        "anygpu.io/sku.mi300x": "4",
+        "anygpu.io/partition": "mi300x.mi210",
+    }
 
 
 def test_two_ids_of_one_model_are_one_model() -> None:
