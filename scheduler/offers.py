@@ -259,8 +259,6 @@ class Partitions:
     """Partition labels that do not."""
     plain: bool
     """Whether the resource is a plain name, which partitions can hide behind; others say themselves what they are."""
-    apart: frozenset[str]
-    """SKUs that a node must not have too: its devices may be of either, and these do not fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,21 +279,14 @@ def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
     plain = vendor is not None and resource in vendor.resources
     seen: dict[tuple[str, str | None], bool] = {}
     known: dict[tuple[str, str | None], bool] = {}
-    mixed: list[frozenset[str]] = []
-    fits_one: set[str] = set()
     for found, devices in ((seen, fleet.classes()), (known, _shipped(fleet))):
         for device in devices:
             if device.resource != resource:
                 continue
             fits = not _missing(ask, device)
-            ids = frozenset(sku.id for sku in device.skus)
-            if len(ids) > 1 and not fits:
-                mixed.append(ids)
-                continue
-            fits_one |= ids if fits else set()
-            for sku_id in ids:
-                # Only a plain name may stand for partitions; the label says nothing of others.
-                key = (sku_id, device.partition if plain else None)
+            for sku in device.skus:
+                # Only a plain name may stand for other things than whole devices; the label says nothing of others.
+                key = (sku.id, device.partition if plain else None)
                 found[key] = found.get(key, False) or fits
     verdicts = {**known, **seen} if any(({**known, **seen}).values()) else known
     partitions: dict[str, Partitions] = {}
@@ -304,10 +295,8 @@ def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
         whole = labels.pop(None, False)
         good = frozenset(label for label, fits in labels.items() if label and fits)
         bad = frozenset(label for label, fits in labels.items() if label and not fits)
-        spoilt = [ids - {sku_id} for ids in mixed if sku_id in ids]
-        apart = frozenset(other for ids in spoilt for other in (ids - fits_one or ids))
         if whole or good:
-            partitions[sku_id] = Partitions(whole, good, bad, plain, apart)
+            partitions[sku_id] = Partitions(whole, good, bad, plain)
     return Admitted(partitions)
 
 
@@ -353,6 +342,5 @@ def node_label_terms(admitted: Admitted) -> list[list[dict[str, object]]]:
             term.append({"key": label, "operator": "NotIn", "values": sorted(found.bad)})
         elif not found.whole:
             term.append({"key": label, "operator": "In", "values": sorted(found.good)})
-        term += [{"key": f"{node_facts.SKU_LABEL}{each}", "operator": "DoesNotExist"} for each in sorted(found.apart)]
         terms.append(term)
     return terms
