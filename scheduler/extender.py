@@ -49,7 +49,7 @@ def decode(body: bytes) -> Arguments:
     """The call's arguments; raises InvalidInput saying what of the body is not as kube-scheduler sends it."""
     try:
         arguments = _arguments.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.InvalidInput(f"the body is no ExtenderArgs: {error}") from error
     if arguments.names is None:
         raise errors.InvalidInput(NEEDS_CACHE)
