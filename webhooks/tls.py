@@ -29,21 +29,27 @@ def ensure(directory: Path, names: Iterable[str]) -> None:
     there = [path for path in files if path.exists()]
     if len(there) == len(files):
         return
-    if there:
+    interrupted = _new(directory / CERTIFICATE).exists()
+    if there and not interrupted:
         raise errors.InvalidInput(
             f"{directory}: holds {there[0].name} but not both {CERTIFICATE} and {KEY}; add or remove"
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, content in _make(list(names)).items():
-            # Written beside and renamed, so that a kill midway leaves no half file; the key comes before the
-            # certificate that makes the folder count as complete.
-            path = directory / f".{name}.new"
-            path.touch(mode=0o600)
-            path.write_bytes(content)
-            path.replace(directory / name)
+        made = {directory / name: content for name, content in _make(list(names)).items()}
+        # Written beside and renamed, the certificate last: a kill midway leaves no half file, and the certificate's
+        # new file says that the folder is not complete yet.
+        for path, content in made.items():
+            _new(path).touch(mode=0o600)
+            _new(path).write_bytes(content)
+        for path in made:
+            _new(path).replace(path)
     except OSError as error:
         raise errors.InvalidInput(f"{directory}: cannot hold the webhook's certificate: {error}") from error
+
+
+def _new(path: Path) -> Path:
+    return path.with_name(f".{path.name}.new")
 
 
 def authority(directory: Path) -> bytes:
