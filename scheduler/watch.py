@@ -23,6 +23,8 @@ WATCH_SECONDS = 300
 SILENCE_SECONDS = 90.0
 """Bookmarks come about every minute, so silence beyond this means a dead connection."""
 BACKOFF_SECONDS = (0.2, 15.0)
+RELIST_AFTER = 5
+"""Failures in a row after which a new list is tried."""
 GONE = 410
 
 T = TypeVar("T", kube.Node, kube.Pod, kube.Namespace)
@@ -51,6 +53,10 @@ class _Versioned(msgspec.Struct):
 
 class _Gone(Exception):
     """The resourceVersion is too old to watch from."""
+
+
+class _Idle(OSError):
+    """A stream ended and brought nothing."""
 
 
 BROKEN = (kubeapi.ApiError, urllib3.exceptions.HTTPError, msgspec.MsgspecError, OSError)
@@ -125,19 +131,29 @@ class Reflector(threading.Thread, Generic[T]):
             try:
                 if version is None:
                     version = self._list()
-                    failures = 0
+                began = version
                 for reached in self._watch(version):
-                    version = reached
-                    failures = 0
+                    if reached != version:
+                        version, failures = reached, 0
                     if self._stopping.is_set():
                         return
+                if version == began:
+                    raise _Idle("the watch ended before anything came")
             except _Gone:
                 version = None
+                if failures:
+                    self._pause(failures)  # the list's own version is gone too: its cache lags, or the proxy's
+                failures += 1
             except BROKEN as error:
                 failures += 1
-                wait = min(BACKOFF_SECONDS[1], BACKOFF_SECONDS[0] * 2 ** min(failures, 10)) * random.uniform(0.5, 1)  # noqa: S311
-                log.warning("watch broke", path=self._path, error=str(error), retry_seconds=round(wait, 2))
-                self._stopping.wait(wait)
+                if failures % RELIST_AFTER == 0:
+                    version = None  # after a restore of etcd the server may never reach the version
+                log.warning("watch broke", path=self._path, error=str(error), failures=failures)
+                self._pause(failures)
+
+    def _pause(self, failures: int) -> None:
+        seconds = min(BACKOFF_SECONDS[1], BACKOFF_SECONDS[0] * 2 ** min(failures, 10))
+        self._stopping.wait(seconds * random.uniform(0.5, 1))  # noqa: S311
 
     def _list(self) -> str:
         items, version = _list_pages(self._api, self._path, self._page, self._selector)
