@@ -21,6 +21,7 @@ CONFLICTS = (404, 409, 422)
 """Statuses that mean somebody was faster: the next event brings the truth."""
 MAX_RETRY_SECONDS = 30.0
 PARALLEL = 4
+MAX_NAME = 253
 MAX_EVENTS = 1000
 """Events waiting to be written; beyond this the newest are dropped, since the decision itself is on the pod."""
 
@@ -43,7 +44,7 @@ def decision_event(pod: kube.Pod, made: decision.Decision, now: str) -> dict[str
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{pod.metadata.name}.{made.id[:16]}"[-253:], "namespace": namespace},
+        "metadata": {"name": _event_name(pod, made), "namespace": namespace},
         "eventTime": now,
         "reportingController": "anygpu.io/webhook",
         "reportingInstance": "anygpu",
@@ -59,6 +60,11 @@ def decision_event(pod: kube.Pod, made: decision.Decision, now: str) -> dict[str
             "uid": pod.metadata.uid,
         },
     }
+
+
+def _event_name(pod: kube.Pod, made: decision.Decision) -> str:
+    suffix = f".{made.id[:16]}"
+    return f"{(pod.metadata.name or '')[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
 
 
 class Writer:
