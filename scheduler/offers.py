@@ -132,9 +132,9 @@ def _verdict(
     # A free pool is better than a full one of a better rank: the pod could start now.
     offer = min(offers, key=lambda each: (each.left < 0, each.key))
     tolerated = vendors.VENDORS[offer.pool.device.vendor].tolerates
-    reason = (
-        None if ask.pod.spec.node_name else predicates.static_reason(ask.pod, row, tolerated)
-    ) or predicates.pod_affinity_reason(around, row)
+    reason = predicates.static_reason(ask.pod, row, tolerated)
+    if reason is None and not ask.pod.spec.node_name:
+        reason = predicates.pod_affinity_reason(around, row)
     if reason is not None:
         return Verdict(row.name, None, reason)
     gpu_names = vendors.gpu_resources(requests)

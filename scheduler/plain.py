@@ -23,11 +23,10 @@ def survey(pod: kube.Pod, fleet: fleets.Fleet) -> list[offers.Verdict]:
 
 
 def _reason(pod: kube.Pod, row: fleets.Row, requests: Mapping[str, int], around: predicates.Neighbours) -> str | None:
-    return (
-        predicates.static_reason(pod, row, lambda _: False)
-        or predicates.resource_reason(requests, row)
-        or predicates.pod_affinity_reason(around, row)
-    )
+    reason = predicates.static_reason(pod, row, lambda _: False) or predicates.resource_reason(requests, row)
+    if reason is None and not pod.spec.node_name:
+        reason = predicates.pod_affinity_reason(around, row)
+    return reason
 
 
 def score(pod: kube.Pod, row: fleets.Row) -> float:

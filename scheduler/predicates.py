@@ -10,23 +10,28 @@ from dataclasses import dataclass
 from scheduler import fleet as fleets
 from scheduler import kube
 
-HARD_EFFECTS = ("NoSchedule", "NoExecute")
+KUBELET_EFFECTS = ("NoExecute",)
+HARD_EFFECTS = ("NoSchedule", *KUBELET_EFFECTS)
 
 
 def static_reason(pod: kube.Pod, row: fleets.Row, tolerated: Callable[[str], bool]) -> str | None:
     """Why the node does not take the pod however empty it is; None: it would.
 
-    `tolerated` says of a taint key whether the webhook adds its toleration.
+    `tolerated` says of a taint key whether the webhook adds its toleration. A pod with a nodeName is past
+    kube-scheduler: only the kubelet judges it (kubernetes pkg/kubelet/lifecycle/predicate.go).
     """
     tolerations = pod.spec.tolerations
-    if row.node.spec.unschedulable and not kube.tolerates(
+    effects: tuple[str, ...] = HARD_EFFECTS
+    if pod.spec.node_name:
+        effects = KUBELET_EFFECTS
+    elif row.node.spec.unschedulable and not kube.tolerates(
         tolerations, kube.Taint(key=fleets.CORDON_TAINT, effect="NoSchedule")
     ):
         return "cordoned"
-    if row.not_ready:
+    elif row.not_ready:
         return row.not_ready
     for taint in row.node.spec.taints or ():
-        if taint.effect in HARD_EFFECTS and not tolerated(taint.key) and not kube.tolerates(tolerations, taint):
+        if taint.effect in effects and not tolerated(taint.key) and not kube.tolerates(tolerations, taint):
             value = f"={taint.value}" if taint.value else ""
             return f"untolerated taint {taint.key}{value}:{taint.effect}"
     if not kube.node_affinity_holds(pod.spec, row.name, row.labels):
