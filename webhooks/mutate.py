@@ -219,6 +219,15 @@ def _containers(spec: Json) -> list[Json]:
     return [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
 
 
+def _objects(owner: Json, field: str) -> list[Json]:
+    """A list that decisions do not read, hence nobody has checked; raises InvalidInput where it is none."""
+    found = owner.get(field) or []
+    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
+        of = f"container {owner['name']}" if "name" in owner else "spec"
+        raise errors.InvalidInput(f"{of}: {field} is no list of objects")
+    return found
+
+
 def _write_container(container: Json, made: decision.Decision, *, asks_resource: bool) -> None:
     name = container.get("name")
     if name in made.images:
@@ -234,7 +243,7 @@ def _write_container(container: Json, made: decision.Decision, *, asks_resource:
         for side in ("limits", "requests")
         for resource in ((container.get("resources") or {}).get(side) or {})
     )
-    env = container.get("env") or []
+    env = _objects(container, "env")
     if (
         name in made.images
         and made.vendor == vendors.NVIDIA.name
@@ -247,11 +256,11 @@ def _write_container(container: Json, made: decision.Decision, *, asks_resource:
 def _add_shm(spec: Json, name: str) -> None:
     """Give the container shared memory: the runtime's 64 MiB is too little for NCCL and RCCL between devices."""
     container = next(each for each in _containers(spec) if each.get("name") == name)
-    mounts = container.get("volumeMounts") or []
+    mounts = _objects(container, "volumeMounts")
     if any(str(mount.get("mountPath", "")).rstrip("/") == "/dev/shm" for mount in mounts):  # noqa: S108
         return
     container["volumeMounts"] = [*mounts, {"name": SHM_VOLUME, "mountPath": "/dev/shm"}]  # noqa: S108
-    volumes = spec.get("volumes") or []
+    volumes = _objects(spec, "volumes")
     if all(volume.get("name") != SHM_VOLUME for volume in volumes):
         spec["volumes"] = [*volumes, {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}]
 

@@ -116,6 +116,13 @@ def remember(placed: Placed, fleet: fleets.Fleet, number: int) -> None:
     fleet.apply_pod(kube.to_pod(document))
 
 
+def _standard_input(source: str) -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise errors.InvalidInput(f"{source}: cannot be read: {error}") from error
+
+
 def _pods(documents_: list[Json], source: str) -> list[Json]:
     making = [each for each in documents_ if each["kind"] == "Pod" or each["kind"] in documents.TEMPLATES]
     if not making and not documents_:
@@ -142,7 +149,7 @@ def command(
       anygpu place --cluster snapshot.yaml -f - -o json < pod.yaml
     """
     source = "standard input" if file == "-" else file
-    text = documents.parse(sys.stdin.read(), source) if file == "-" else documents.read(Path(file))
+    text = documents.parse(_standard_input(source), source) if file == "-" else documents.read(Path(file))
     pods = _pods(documents.opened(text, source), source)
     several = len(pods) > 1 or any(documents.is_list(each) for each in text)
     fleet = common.load_fleet(cluster)
