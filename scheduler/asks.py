@@ -57,11 +57,22 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
     containers = pod.spec.containers or []
     if not containers:
         raise errors.InvalidNeeds(["spec.containers: empty; a pod needs a container that gets the GPU"])
+    _check_names(pod)
     asked = _gpu_requests(pod)
     if not asked:
         container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
     return _follow(pod, needed, asked)
+
+
+def _check_names(pod: kube.Pod) -> None:
+    """A decision names containers, so each needs a name of its own, as the apiserver demands later."""
+    names = [container.name for container in pod.containers]
+    if not all(names):
+        raise errors.InvalidNeeds(["spec.containers: a container has no name"])
+    if len({*names}) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise errors.InvalidNeeds([f"spec.containers: two containers are named {twice}"])
 
 
 def _gpu_requests(pod: kube.Pod) -> dict[str, dict[str, int]]:

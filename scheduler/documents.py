@@ -35,14 +35,29 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
     }
 
 
+def _refuse(loader: yaml.SafeLoader, node: yaml.Node) -> None:
+    raise yaml.constructor.ConstructorError(None, None, f"{node.tag} has no JSON form", node.start_mark)
+
+
+for _tag in ("binary", "set", "omap", "pairs"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _refuse)
+
+
 def parse(text: str, source: str) -> list[Json]:
     """The documents in YAML or JSON text, Lists as they are; raises InvalidInput naming the source."""
+    no_json: json.JSONDecodeError | None = None
     try:
-        documents = [json.loads(text)] if text.lstrip().startswith("{") else list(yaml.load_all(text, _Loader))
+        documents = _load_json(text)
     except json.JSONDecodeError as error:
+        documents, no_json = None, error
+    except RecursionError as error:
         raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
+    try:
+        documents = list(yaml.load_all(text, _Loader)) if documents is None else documents
     # PyYAML's constructors raise the middle three for explicit tags (`!!bool x`).
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        if no_json is not None:
+            raise errors.InvalidInput(f"{source}: no JSON: {no_json}") from error
         raise errors.InvalidInput(f"{source}: no YAML: {' '.join(str(error).split())[:300]}") from error
     found = [document for document in documents if document is not None]
     if "&" in text:
@@ -50,6 +65,11 @@ def parse(text: str, source: str) -> list[Json]:
     for document in found:
         _check(document, source)
     return found
+
+
+def _load_json(text: str) -> list[Any] | None:
+    """The JSON document that a text is, many times faster than as YAML; None: it does not look like one."""
+    return [json.loads(text)] if text.lstrip().startswith("{") else None
 
 
 def _check_size(documents: list[Any], most: int, source: str) -> None:

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 from typing import Any
 
+from capability_db import errors as capability_errors
 from capability_db import node_facts
 from scheduler import asks, decision, errors, kube, offers, plain
 from scheduler import fleet as fleets
@@ -59,6 +60,10 @@ def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
     advice: str | None = None
     changes: tuple[str, ...] = ()
     original = _unbound(as_written(pod, made))
+    try:
+        kube.pod_requests(original)
+    except capability_errors.QuantityError as error:
+        return Explanation(pod.key, node, "what it asks is no amount", made, str(error), (), None, (), says)
     if not asks.concerns(pod, fleet.opted_out):
         verdicts = plain.survey(original, fleet)
         summary = f"runs on {node}" if node else "waits"

@@ -1,5 +1,6 @@
 """The `anygpu` command, also as `kubectl anygpu`."""
 
+import io
 import os
 import sys
 import traceback
@@ -27,6 +28,9 @@ app.command("demo")(demo.command)
 
 def main() -> None:
     """Run the command; every refusal is one line on stderr and an exit status, never a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that lacks a character gets its code
     try:
         app()
     except errors.AnygpuError as error:

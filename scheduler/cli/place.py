@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from capability_db import errors as capability_errors
 from images import errors as image_errors
 from images import resolve
 from scheduler import asks, decision, documents, errors, kube, offers, plain
@@ -56,6 +57,10 @@ class Placed:
 def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) -> Placed:
     """Admit and place one pod; raises InvalidNeeds, NothingFits, Unreachable as admission would refuse it."""
     pod = documents.to_pod(document, source)
+    try:
+        kube.pod_requests(pod)
+    except capability_errors.QuantityError as error:
+        raise errors.InvalidInput(f"{documents.describe(document)}: {error}") from error
     if not asks.concerns(pod, fleet.opted_out):
         return _place_plain(document, pod, fleet)
     question = asks.read(pod, fleet.catalogue)
