@@ -177,7 +177,10 @@ def test_a_pod_without_annotations_goes_where_kube_scheduler_would_put_it(anygpu
         (b"\xff\xfe\x00binary", "standard input"),
         (json.dumps(pod() | {"spec": {"containers": [{"name": "c", "image": "UPPER CASE"}]}}), "UPPER CASE"),
         (json.dumps(pod() | {"spec": {"containers": [{"name": "c"}]}}), "image"),
-        ('kind: Pod\nmetadata: {annotations: {anygpu.io/gpus: "\\uD800"}}', "standard input"),
+        (json.dumps(pod(gpus="2") | {"spec": {"containers": [{"image": placing.PINNED}]}}), "has no name"),
+        (json.dumps(pod() | {"spec": {"containers": [{"name": "c", "image": "x"}] * 2}}), "two containers are named c"),
+        ("kind: Pod\nmetadata: {name: p, x: !!binary aGk=}", "has no JSON form"),
+        ("kind: Pod\nspec: {containers: [{name: c, resources: {limits: {cpu: lots}}}]}", "'lots' is not a Kubernetes"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line_with_status_2(anygpu: Anygpu, text: str | bytes, said: str) -> None:
@@ -186,6 +189,18 @@ def test_what_is_wrong_is_said_in_one_line_with_status_2(anygpu: Anygpu, text: s
     assert said in err
     assert err.startswith("error: ")
     assert err.count("\n") == 1
+
+
+def test_json_documents_between_yaml_markers_and_flow_style_are_yaml(anygpu: Anygpu) -> None:
+    assert len(anygpu.placed(f"{json.dumps(pod('a'))}\n---\n{json.dumps(pod('b'))}\n")["items"]) == 2
+    flow = f'{{kind: Pod, metadata: {{name: p}}, spec: {{containers: [{{name: c, image: "{placing.PINNED}"}}]}}}}'
+    assert anygpu.placed(flow)["decision"] is None
+
+
+def test_text_that_the_terminal_cannot_show_is_escaped(anygpu: Anygpu) -> None:
+    document = pod()
+    document["metadata"]["annotations"]["other"] = "\ud800"
+    assert anygpu.placed(document)["pod"]["metadata"]["annotations"]["other"] == "\ud800"
 
 
 @pytest.mark.parametrize("field", [{"env": {"A": "b"}}, {"volumeMounts": {"name": "x"}}, {"env": "x"}, {"env": ["x"]}])
