@@ -129,11 +129,18 @@ class Fleet:
             if uid in usage.avoiding:
                 usage.avoiding[uid] = pod
             return
-        self.remove_pod(uid)
+        self._take_off(uid)
         self._pods[uid] = pod
         decided = decisions.read(pod.annotations)
         if decided is not None:
             self.ledger.drop(decided.id)
+        hold = None if pod.spec.node_name else _hold(pod, decided)
+        if hold is None:
+            self.ledger.drop(uid)
+        else:
+            self.ledger.put(uid, hold)
+        if hold is not None and pod.unschedulable:
+            self.ledger.lapse(uid)
         if pod.spec.node_name:
             requests = self._requests[uid] = _requests(pod)
             usage = self._usage.setdefault(pod.spec.node_name, Usage())
@@ -142,12 +149,13 @@ class Fleet:
                 usage.avoiding[uid] = pod
             for resource, amount in requests.items():
                 usage.amounts[resource] = usage.amounts.get(resource, 0) + amount
-        elif (hold := _hold(pod, decided)) is not None:
-            self.ledger.put(uid, hold)
 
     def remove_pod(self, uid: kube.PodUid) -> None:
         """Forget a pod and what it took or held."""
         self.ledger.drop(uid)
+        self._take_off(uid)
+
+    def _take_off(self, uid: kube.PodUid) -> None:
         pod = self._pods.pop(uid, None)
         if pod is None or not pod.spec.node_name:
             return
@@ -208,8 +216,8 @@ def _requests(pod: kube.Pod) -> dict[str, int]:
 
 
 def _hold(pod: kube.Pod, decided: "decisions.Decision | None") -> Hold | None:
-    """What an unbound pod speaks for; a pod that kube-scheduler found no node for takes nothing of what is free now."""
-    if pod.unschedulable:
+    """What an unbound pod speaks for; one that waits without a node takes nothing of what is free now."""
+    if pod.unschedulable and (decided is None or decided.node is None):
         return None
     requests = _requests(pod)
     # What the pod asks is what it can take, all its containers together: a decision only tells where.

@@ -44,11 +44,11 @@ class Api:
     def patch(self, path: str, body: Mapping[str, Any]) -> None:
         """Apply a JSON merge patch; raises as `get` does."""
         headers = {"Content-Type": "application/merge-patch+json"}
-        self._call("PATCH", path, [], headers, body, TIMEOUT_SECONDS).release_conn()
+        _ = self._call("PATCH", path, [], headers, body, TIMEOUT_SECONDS).data  # read, or the connection is spoilt
 
     def post(self, path: str, body: Mapping[str, Any]) -> None:
         """Create an object; raises as `get` does."""
-        self._call("POST", path, [], {"Content-Type": "application/json"}, body, TIMEOUT_SECONDS).release_conn()
+        _ = self._call("POST", path, [], {"Content-Type": "application/json"}, body, TIMEOUT_SECONDS).data
 
     def get_json(self, path: str) -> Any:
         """The parsed answer to a GET; raises as `get` does."""
@@ -78,7 +78,7 @@ class Api:
 def connect() -> Api:
     """The API of KUBECONFIG, else of the cluster that this runs in, else of ~/.kube/config.
 
-    Raises Unreachable where there is none of these.
+    Raises NoCluster where there is none of these.
     """
     try:
         if "KUBECONFIG" not in os.environ:
@@ -89,6 +89,6 @@ def connect() -> Api:
                 pass
         return Api(config.new_client_from_config())  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError) as error:
-        raise errors.Unreachable(
-            f"no cluster: {error}; set KUBECONFIG, or give a snapshot with --cluster FILE"
+        raise errors.NoCluster(
+            f"no cluster: {str(error).rstrip('.')}; set KUBECONFIG, or give a snapshot with --cluster FILE"
         ) from error

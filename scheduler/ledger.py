@@ -3,6 +3,9 @@
 A pod is first known by the id of the decision made at admission (a reservation, which expires unless the pod turns
 up), then by its uid from the watch. The ledger is rebuilt from the API's pods; only reservations live here alone, and
 losing them (kill -9) loses at most the foresight of the last seconds: kube-scheduler counts what it binds by itself.
+
+A pod that kube-scheduler could not place does not take what is free now. Yet right after its admission that may be a
+moment's matter (a node label not seen yet, another pod on its device until a swap): its hold lapses, and does not end.
 """
 
 from collections.abc import Iterator
@@ -33,6 +36,7 @@ class Ledger:
         self._on_node: dict[tuple[str, str], int] = {}
         self._waiting: dict[tuple[str, frozenset[str]], int] = {}
         self._deadlines: dict[str, float] = {}
+        self._lapsing: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._holds)
@@ -53,9 +57,15 @@ class Ledger:
         self._deadlines.pop(decision_id, None)  # keeps the order of deadlines
         self._deadlines[decision_id] = now + RESERVATION_SECONDS
 
+    def lapse(self, key: str) -> None:
+        """Let a hold end RESERVATION_SECONDS after the next `expire`, unless it is put anew before."""
+        if key in self._holds and key not in self._deadlines:
+            self._lapsing.add(key)
+
     def drop(self, key: str) -> None:
         """Hold nothing for a key any more."""
         self._deadlines.pop(key, None)
+        self._lapsing.discard(key)
         hold = self._holds.pop(key, None)
         if hold is not None:
             self._count(hold, -hold.count)
@@ -65,7 +75,10 @@ class Ledger:
         return decision_id in self._deadlines
 
     def expire(self, now: float) -> int:
-        """Drop reservations past their deadline; says how many."""
+        """Drop reservations and lapsing holds past their deadline; says how many."""
+        for key in self._lapsing:
+            self._deadlines[key] = now + RESERVATION_SECONDS
+        self._lapsing.clear()
         # Insertion order is deadline order: every reservation lives equally long.
         late: list[str] = []
         for key, deadline in self._deadlines.items():

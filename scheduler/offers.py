@@ -123,7 +123,7 @@ def _verdict(
             missing = [_too_few(pool, ask)]
         if not missing:
             held = fleet.ledger.on_node(row.name, pool.device.resource)
-            left = row.free(pool.device.resource) - held - ask.count
+            left = max(0, row.free(pool.device.resource)) - held - ask.count
             offers.append(Offer(row, pool, rank, left))
         elif closest is None or len(missing) < len(closest):
             closest = missing
@@ -187,7 +187,7 @@ def _choose(ask: Ask, verdicts: Iterable[Verdict], fitting: list[Offer], fleet: 
     counts: dict[str, int] = {}
     for offer in offers:
         counts[offer.pool.device.resource] = counts.get(offer.pool.device.resource, 0) + 1
-    free = _not_spoken_for(ask, fitting, fleet)
+    free = _not_spoken_for(ask, offers, fitting, fleet)
     if free:
         chosen = min(free, key=lambda offer: offer.key)
         return Choice(chosen.pool.device, chosen.row.name, counts[chosen.pool.device.resource])
@@ -219,13 +219,23 @@ def _shipped(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
         yield from fit.possible_classes(sku)
 
 
-def _not_spoken_for(ask: Ask, fitting: list[Offer], fleet: fleets.Fleet) -> list[Offer]:
-    """The offers whose resource has more free devices than pods already wait for; all of them if none has."""
+def _not_spoken_for(ask: Ask, offers: list[Offer], fitting: list[Offer], fleet: fleets.Fleet) -> list[Offer]:
+    """The offers whose resource has more free devices than pods already speak for; all of them if none has.
+
+    Pods speak for devices by waiting, and by holding more of a node than it has: kube-scheduler may bind a pod to
+    another node than expected, and then the one that expected that node takes a device elsewhere.
+    """
     left: list[Offer] = []
+    taking = {offer.row.name for offer in fitting}
     for resource in {offer.pool.device.resource for offer in fitting}:
         same = [offer for offer in fitting if offer.pool.device.resource == resource]
         skus = frozenset(sku.id for offer in same for sku in offer.pool.device.skus)
         free = sum(offer.left + ask.count for offer in same)
+        free += sum(
+            min(0, offer.left + ask.count)
+            for offer in offers
+            if offer.pool.device.resource == resource and offer.row.name not in taking
+        )
         if free - fleet.ledger.waiting(resource, skus) >= ask.count:
             left += same
     return left or fitting

@@ -114,10 +114,19 @@ def test_a_pod_bound_elsewhere_than_expected_frees_what_it_held() -> None:
     assert (table.ledger.on_node("n", NVIDIA), table.rows["m"].free(NVIDIA)) == (0, 3)
 
 
-def test_an_unschedulable_pod_holds_nothing() -> None:
+def test_the_hold_of_an_unschedulable_pod_lapses() -> None:
     table = fleet()
     table.apply_pod(decided("p"))
     table.apply_pod(decided("p", **UNSCHEDULABLE))
+    table.ledger.expire(100.0)
+    assert table.ledger.on_node("n", NVIDIA) > 0
+    table.apply_pod(decided("p", **UNSCHEDULABLE))  # its condition's text changed: the deadline stands
+    table.ledger.expire(100.0 + ledger.RESERVATION_SECONDS)
+    assert len(table.ledger) == 0
+
+
+def test_an_unschedulable_pod_without_a_decision_holds_nothing() -> None:
+    table = fleet()
     table.apply_pod(pod("q", **UNSCHEDULABLE))
     assert len(table.ledger) == 0
 
