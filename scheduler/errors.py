@@ -5,6 +5,7 @@ AnygpuError                 a text for the user; `exit_status` of the CLI
 │   └── InvalidNeeds        2: annotations that say no valid need
 ├── NothingFits             1
 └── Unreachable             3: cluster or registry
+    └── NoCluster           3: nothing says which cluster
 """
 
 
@@ -36,3 +37,7 @@ class Unreachable(AnygpuError):
     """The cluster or the registry did not answer."""
 
     exit_status = 3
+
+
+class NoCluster(Unreachable):
+    """Nothing says which cluster: no snapshot, no kubeconfig, not in a pod."""
