@@ -87,6 +87,8 @@ class Sku(Frozen):
     """AMD compute and memory partition modes, as the vendor writes them (`CPX`, `NPS4`)."""
     watts: Positive | None = None
     price_usd_hour: Positive | None = None
+    resources: tuple[str, ...] = ()
+    """Resource names that device plugins offer whole devices under, where not all of the vendor's are; empty: all."""
     devices_per_card: Annotated[int, Field(ge=1)] = 1
     match: Match
     provenance: Provenance

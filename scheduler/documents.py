@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -24,6 +24,10 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "CronJob": ("spec", "jobTemplate", "spec", "template"),
 }
 """Where each kind keeps its pod template."""
+
+
+MAX_DEPTH = 500
+SUFFIXES = (".yaml", ".yml", ".json")
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
@@ -53,7 +57,7 @@ def parse(text: str, source: str) -> list[Json]:
     except RecursionError as error:
         raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
     try:
-        documents = list(yaml.load_all(text, _Loader)) if documents is None else documents
+        documents = list(_load_yaml(text)) if documents is None else documents
     # PyYAML's constructors raise the middle three for explicit tags (`!!bool x`).
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         if no_json is not None:
@@ -69,7 +73,31 @@ def parse(text: str, source: str) -> list[Json]:
 
 def _load_json(text: str) -> list[Any] | None:
     """The JSON document that a text is, many times faster than as YAML; None: it does not look like one."""
-    return [json.loads(text)] if text.lstrip().startswith("{") else None
+    if not text.lstrip().startswith("{"):
+        return None
+    documents: list[Any] = []
+    decoder = json.JSONDecoder()
+    left = text.lstrip()
+    while left:  # one after the other, as `kubectl get -o json >> file` leaves them
+        document, end = decoder.raw_decode(left)
+        documents.append(document)
+        left = left[end:].lstrip()
+    return documents
+
+
+def _load_yaml(text: str) -> Iterator[Any]:
+    """The YAML documents of a text; raises RecursionError where they nest deeper than any object does.
+
+    libyaml's composer recurses in C: without the look beforehand the process would crash.
+    """
+    deepest = max((len(line) - len(line.lstrip(" -?:")) for line in text.splitlines()), default=0)
+    if deepest + text.count("[") + text.count("{") > MAX_DEPTH:
+        depth = 0
+        for event in yaml.parse(text, _Loader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise RecursionError(f"it nests deeper than {MAX_DEPTH} levels")
+    yield from yaml.load_all(text, _Loader)
 
 
 def _check_size(documents: list[Any], most: int, source: str) -> None:
@@ -124,7 +152,7 @@ def read(path: Path | str) -> list[Json]:
     path = Path(path)
     try:
         if path.is_dir():
-            files = sorted(each for each in path.iterdir() if each.suffix in (".yaml", ".yml", ".json"))
+            files = sorted(each for each in path.iterdir() if each.suffix in SUFFIXES and each.name[0] != ".")
             if not files:
                 raise errors.InvalidInput(f"{path}: the folder holds no .yaml, .yml or .json file")
             return [document for each in files for document in _read_file(each)]

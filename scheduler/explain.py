@@ -80,7 +80,8 @@ def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
         if node:
             summary = _runs(node, made)
         else:
-            changes = tuple(offers.smallest_changes(verdicts))
+            fits = any(verdict.fits for verdict in verdicts)
+            changes = () if fits else tuple(offers.smallest_changes(verdicts))
             summary, advice = _waits(survey, made)
     return Explanation(pod.key, node, summary, made, problem, changes, advice, tuple(verdicts), says)
 
@@ -103,12 +104,12 @@ def _waits(survey: offers.Survey, made: decision.Decision | None) -> tuple[str, 
         )
     if fits:
         return (
-            f"waits, though {len(fits)} nodes fit: kube-scheduler has not come to it, or has its own reasons",
+            f"waits, though nodes fit ({len(fits)}): kube-scheduler has not come to it, or has its own reasons",
             None,
         )
-    taken = sum(verdict.offer is not None for verdict in survey.verdicts)
-    if taken:
-        return f"waits: {taken} nodes could serve it, none is free now", None
+    could = [verdict for verdict in survey.verdicts if verdict.offer]
+    if could:
+        return f"waits: nodes that could serve it: {len(could)}, none can now ({offers.in_words(could)})", None
     return "waits: no node of the cluster could serve it as it is", None
 
 

@@ -86,7 +86,7 @@ def refusals(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[s
         question = asks.read(pod, fleet.catalogue)
     except errors.InvalidNeeds as error:
         # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
-        text = str(error).replace("%", " percent")
+        text = str(error).replace("%", "％")
         return dict.fromkeys(names, text)
     by_class = {id(device): fit.refusal(question.needs, device) for device in fleet.classes()}
     rows = fleet.rows

@@ -250,7 +250,14 @@ class Pod(Base, frozen=True):
 
 def to_pod(document: Mapping[str, Any]) -> Pod:
     """A pod from parsed JSON or YAML; raises msgspec.ValidationError naming the field that is not as the API has it."""
-    return msgspec.convert(_without_nulls(document), Pod)
+    cleaned = _without_nulls(document)
+    metadata = document.get("metadata")
+    given = metadata.get("annotations") if isinstance(metadata, Mapping) else None
+    if isinstance(given, Mapping):
+        # A null annotation is an empty one to the API; not to see it would be to ignore what was asked.
+        for key in [key for key, value in given.items() if value is None]:
+            cleaned["metadata"]["annotations"][key] = ""
+    return msgspec.convert(cleaned, Pod)
 
 
 def to_node(document: Mapping[str, Any]) -> Node:

@@ -1,6 +1,7 @@
 """What could serve a pod now, and the choice among it: the one decision behind webhook, extender, CLI and tests."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+import collections
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from capability_db import node_facts, vendors
@@ -9,6 +10,8 @@ from capability_db.sku import VendorName
 from scheduler import fit, kube, predicates, score
 from scheduler import fleet as fleets
 from scheduler.needs import Needs
+
+OTHER_NODE = "the pod names another node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,8 @@ class Verdict:
     """Why not now; None: it fits."""
     missing: tuple[fit.Unmet, ...] = ()
     """The needs that the node's closest device fails."""
+    change: str | None = None
+    """The one change of the pod with which the node would take it now."""
 
     @property
     def fits(self) -> bool:
@@ -114,7 +119,7 @@ def _verdict(
     judged: Mapping[int, Judged],
 ) -> Verdict:
     if ask.nodes is not None and row.name not in ask.nodes:
-        return Verdict(row.name, None, "the pod names another node")
+        return Verdict(row.name, None, OTHER_NODE)
     offers: list[Offer] = []
     closest: list[fit.Unmet] | None = None
     for pool in row.facts.pools:
@@ -127,8 +132,11 @@ def _verdict(
             offers.append(Offer(row, pool, rank, left))
         elif closest is None or len(missing) < len(closest):
             closest = missing
-    if not offers:
-        return Verdict(row.name, None, closest[0].text if closest else _no_device(row), tuple(closest or ()))
+    if closest is None and not offers:
+        return Verdict(row.name, None, _no_device(row))
+    if closest is not None and not offers:
+        change = _change(ask, row, requests, fleet, around, judged)
+        return Verdict(row.name, None, closest[0].text, tuple(closest), change)
     # A free pool is better than a full one of a better rank: the pod could start now.
     offer = min(offers, key=lambda each: (each.left < 0, each.key))
     tolerated = vendors.VENDORS[offer.pool.device.vendor].tolerates
@@ -140,6 +148,34 @@ def _verdict(
     gpu_names = vendors.gpu_resources(requests)
     short = predicates.resource_reason(requests, row, skip=gpu_names) or _taken(offer, ask, fleet)
     return Verdict(row.name, offer, short)
+
+
+def _change(
+    ask: Ask,
+    row: fleets.Row,
+    requests: Mapping[str, int],
+    fleet: fleets.Fleet,
+    around: predicates.Neighbours,
+    judged: Mapping[int, Judged],
+) -> str | None:
+    """The one change of the pod with which a node that lacks something would take it; None: one is not enough."""
+    for pool in row.facts.pools:
+        missing, _ = judged[id(pool.device)]
+        free = max(0, row.free(pool.device.resource)) - fleet.ledger.on_node(row.name, pool.device.resource)
+        changes = {each.change for each in missing}
+        if not missing and free > 0:
+            changes = {f"gpus: {free}"}  # the device fits, there are only fewer than asked
+        elif free < ask.count:
+            continue
+        change = changes.pop() if len(changes) == 1 else None
+        tolerated = vendors.VENDORS[pool.device.vendor].tolerates
+        if change is not None and not (
+            predicates.static_reason(ask.pod, row, tolerated)
+            or predicates.pod_affinity_reason(around, row)
+            or predicates.resource_reason(requests, row, skip=vendors.gpu_resources(requests))
+        ):
+            return change
+    return None
 
 
 def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
@@ -312,21 +348,20 @@ def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
 
 def summary(verdicts: Iterable[Verdict]) -> list[tuple[str, int]]:
     """Reasons with the number of nodes that gave each, the most common first."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        if verdict.reason:
-            counts[verdict.reason] = counts.get(verdict.reason, 0) + 1
+    counts = collections.Counter(verdict.reason for verdict in verdicts if verdict.reason)
     return sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+
+
+def in_words(verdicts: Iterable[Verdict], limit: int = 3) -> str:
+    """The most common reasons in a line: `4 nodes: insufficient cpu, 1 node: no GPU, …`."""
+    reasons = summary(verdicts)
+    shown = [f"{count} node{'s' * (count > 1)}: {reason}" for reason, count in reasons[:limit]]
+    return ", ".join([*shown, *(["…"] if len(reasons) > limit else [])]) or "the cluster has no nodes"
 
 
 def smallest_changes(verdicts: Iterable[Verdict], limit: int = 3) -> list[str]:
     """The single changes of the pod that would let some node take it, for each key the mildest first."""
-    counts: dict[str, int] = {}
-    for verdict in verdicts:
-        keys: Collection[str] = {each.key for each in verdict.missing}
-        changes = {each.change for each in verdict.missing}
-        if len(keys) == 1 and len(changes) == 1 and (change := changes.pop()):
-            counts[change] = counts.get(change, 0) + 1
+    counts = collections.Counter(verdict.change for verdict in verdicts if verdict.change)
     ordered = sorted(counts.items(), key=lambda item: (_loss(item[0]), -item[1], item[0]))
     return [change for change, _ in ordered[:limit]]
 

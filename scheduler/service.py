@@ -8,11 +8,14 @@ import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from scheduler import decision, errors, explain, extender, inventory
 from scheduler import fleet as fleets
 
 JSON = "application/json"
+GONE = 499
+"""For a caller that hung up in the middle of its request: nobody reads it."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """kube-scheduler sends names: 5,000 of them are 200 KB."""
 
@@ -112,6 +115,8 @@ async def _verb(
     started = time.perf_counter()
     try:
         reply = answer(await body_of(request))
+    except ClientDisconnect:
+        return Response(status_code=GONE)
     except errors.InvalidInput as error:
         VERB_ERRORS.labels(verb).inc()
         if on_error is None:

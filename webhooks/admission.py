@@ -13,6 +13,8 @@ from scheduler import asks, decision, documents, errors, fit, kube, offers
 from scheduler import fleet as fleets
 from webhooks import mutate, review
 
+REMEMBER_SECONDS = 30.0
+"""Longer than any admission takes, reinvocation included (the apiserver's limit)."""
 NOT_SYNCED = "anygpu has not read the cluster yet; try again in a few seconds"
 
 log = structlog.get_logger()
@@ -31,6 +33,8 @@ class Admission:
     ) -> None:
         self._fleet, self._resolver = fleet, resolver
         self._new_id, self._synced, self._clock = new_id, synced, clock
+        self._made: dict[str, tuple[decision.Decision, float]] = {}
+        """Decisions of the last moments, oldest first, with when to forget them: the only ones believed of a pod."""
 
     async def mutate(self, body: bytes) -> bytes:
         """The answer to a pod's review; raises InvalidInput for a body that is none."""
@@ -54,20 +58,21 @@ class Admission:
             return review.allow(request.uid)
         pod = _pod(request, document)
         if not asks.concerns(pod, self._fleet.opted_out):
-            return review.allow(request.uid)
+            return review.allow(request.uid, document, mutate.without_forgeries(document, pod))
         if not self._synced():
             return review.deny(request.uid, NOT_SYNCED, code=503)
+        self._forget(self._clock())
         made = decision.read(pod.annotations)
-        if made is not None and self._fleet.ledger.reserved(made.id):
+        if made is not None and self._made.get(made.id, (None, 0.0))[0] == made:
             # The apiserver asks again after another webhook changed the pod we decided on a moment ago.
             return review.allow(request.uid, document, mutate.again(document, made))
         question = asks.read(pod, self._fleet.catalogue)
         image = await self._resolver.variants(question.container.image or "")
-        self._fleet.ledger.expire(self._clock())
         admitted = mutate.admit(document, pod, question, image, self._fleet, self._new_id)
-        if not request.dry_run:
-            self._fleet.ledger.reserve(admitted.decision.id, admitted.hold, self._clock())
         made = admitted.decision
+        self._made[made.id] = (made, self._clock() + REMEMBER_SECONDS)
+        if not request.dry_run:
+            self._fleet.ledger.reserve(made.id, admitted.hold, self._clock())
         log.info(
             "decided",
             namespace=pod.metadata.namespace,
@@ -81,6 +86,11 @@ class Admission:
         )
         warnings = (*admitted.warnings, *((f"anygpu: {made.reason}",) if made.waits else ()))
         return review.allow(request.uid, document, admitted.pod, warnings)
+
+    def _forget(self, now: float) -> None:
+        self._fleet.ledger.expire(now)
+        for key in [key for key, (_, until) in self._made.items() if until <= now]:
+            del self._made[key]
 
     async def validate(self, body: bytes) -> bytes:
         """The answer to a workload's review: refused where its template's annotations state no valid need."""
@@ -141,7 +151,6 @@ def _same_template(old: dict[str, Any], new: dict[str, Any]) -> bool:
 
 
 def _nothing_now(survey: offers.Survey) -> str:
-    reasons = ", ".join(f"{count} nodes: {reason}" for reason, count in offers.summary(survey.verdicts)[:3])
     changes = offers.smallest_changes(survey.verdicts)
     hint = f"; a node would fit with {' or '.join(changes)}" if changes else ""
-    return f"anygpu: no node meets the pods' needs now, they will wait ({reasons or 'the cluster has no nodes'}){hint}"
+    return f"anygpu: no node meets the pods' needs now, they will wait ({offers.in_words(survey.verdicts)}){hint}"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from capability_db import vendors
+from capability_db import quantities, vendors
 from capability_db.sku import VendorName
 from images import resolve
 from scheduler import asks, decision, errors, fit, kube, needs, offers
@@ -23,6 +23,8 @@ VOID_DEVICES = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
 """CUDA images bake in `all`, which under NVIDIA's runtime shows every GPU to a container that asked none."""
 SHM_VOLUME = "anygpu-shm"
 MAX_REJECTIONS = 8
+DEFAULT_TOLERATIONS = "node.kubernetes.io/"
+"""What the apiserver's DefaultTolerationSeconds adds to every pod."""
 BEST = {
     "pack": "the least capable GPU that fits",
     "cost": "the cheapest GPU that fits",
@@ -77,6 +79,16 @@ def admit(
         survey,
         warnings,
     )
+
+
+def without_forgeries(document: Json, pod: kube.Pod) -> Json:
+    """The pod without keys that only anygpu writes; a mirror pod, which cannot be changed, as it is."""
+    forged = [key for key in needs.WRITTEN_BACK if key in pod.annotations]
+    if not forged or asks.MIRROR_ANNOTATION in pod.annotations:
+        return document
+    metadata = document["metadata"]
+    kept = {key: value for key, value in metadata["annotations"].items() if key not in forged}
+    return {**document, "metadata": {**metadata, "annotations": kept}}
 
 
 def again(document: Json, made: decision.Decision) -> Json:
@@ -137,13 +149,17 @@ def _reason(needed: needs.Needs, choice: offers.Choice, survey: offers.Survey) -
     if choice.node is not None:
         fitting = sum(verdict.fits for verdict in survey.verdicts)
         best = BEST[needed.objective]
+        if needed.objective == "cost" and any(sku.price_usd_hour is None for sku in choice.device.skus):
+            best = f"no price is known, so {BEST['pack']}"
         first = f"of vendor {','.join(needed.vendors)}, in this order, " if len(needed.vendors) > 1 else ""
         return f"{where} on {choice.node}: {first}{best} (objective {needed.objective}); nodes that fit now: {fitting}"
     if choice.nodes:
-        return f"waits for {where}: nodes that could serve it: {choice.nodes}, none is free now"
+        why = offers.in_words(verdict for verdict in survey.verdicts if verdict.offer)
+        return f"waits for {where}: nodes that could serve it: {choice.nodes}, none can now ({why})"
     changes = offers.smallest_changes(survey.verdicts)
     hint = f"; a node would fit with {' or '.join(changes)}" if changes else ""
-    return f"waits for a node with {where}: none in the cluster{hint}"
+    why = offers.in_words(each for each in survey.verdicts if each.reason != offers.OTHER_NODE)
+    return f"waits, asking for {where}: no node of the cluster could serve it ({why}){hint}"
 
 
 def _rejections(survey: offers.Survey) -> tuple[decision.Rejection, ...]:
@@ -170,7 +186,7 @@ def _kept(pod: kube.Pod, question: asks.Question, image: resolve.Resolved) -> tu
         kept.append("node affinity: and-ed with the SKUs that fit")
     if pod.spec.node_selector:
         kept.append("nodeSelector")
-    if pod.spec.tolerations:
+    if any(not (each.key or "").startswith(DEFAULT_TOLERATIONS) for each in pod.spec.tolerations or ()):
         kept.append("tolerations")
     if pod.spec.scheduler_name not in (None, "", "default-scheduler"):
         kept.append(f"schedulerName {pod.spec.scheduler_name}")
@@ -206,8 +222,8 @@ def _write(
     metadata["annotations"] = annotations
     for container in _containers(spec):
         _write_container(container, made, asks_resource=question.asks_resource)
-    if made.count > 1 and not spec.get("hostIPC"):
-        _add_shm(spec, made.container)
+    if not spec.get("hostIPC"):
+        _add_shm(spec, [each for each in _containers(spec) if _devices(each, made.resource) > 1])
     if ask.nodes is None:
         _and_affinity(spec, offers.node_label_terms(admitted))
     for taint in _gpu_taints(made, fleet):
@@ -253,16 +269,25 @@ def _write_container(container: Json, made: decision.Decision, *, asks_resource:
         container["env"] = [*env, dict(VOID_DEVICES)]
 
 
-def _add_shm(spec: Json, name: str) -> None:
-    """Give the container shared memory: the runtime's 64 MiB is too little for NCCL and RCCL between devices."""
-    container = next(each for each in _containers(spec) if each.get("name") == name)
-    mounts = _objects(container, "volumeMounts")
-    if any(str(mount.get("mountPath", "")).rstrip("/") == "/dev/shm" for mount in mounts):  # noqa: S108
-        return
-    container["volumeMounts"] = [*mounts, {"name": SHM_VOLUME, "mountPath": "/dev/shm"}]  # noqa: S108
+def _devices(container: Json, resource: str) -> int:
+    amount = ((container.get("resources") or {}).get("limits") or {}).get(resource, 0)
+    return quantities.units(str(amount))
+
+
+def _add_shm(spec: Json, containers: list[Json]) -> None:
+    """Give containers shared memory: the runtime's 64 MiB is too little for NCCL and RCCL between devices."""
     volumes = _objects(spec, "volumes")
-    if all(volume.get("name") != SHM_VOLUME for volume in volumes):
-        spec["volumes"] = [*volumes, {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}]
+    ours = {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}
+    taken = {volume.get("name") for volume in volumes if volume != ours}
+    while ours["name"] in taken:
+        ours["name"] = f"{ours['name']}-x"
+    for container in containers:
+        mounts = _objects(container, "volumeMounts")
+        if any(str(mount.get("mountPath", "")).rstrip("/") == "/dev/shm" for mount in mounts):  # noqa: S108
+            continue
+        container["volumeMounts"] = [*mounts, {"name": ours["name"], "mountPath": "/dev/shm"}]  # noqa: S108
+        if ours not in volumes:
+            volumes = spec["volumes"] = [*volumes, ours]
 
 
 def _and_affinity(spec: Json, ours: list[list[dict[str, object]]]) -> None:
@@ -299,7 +324,8 @@ def _gpu_taints(made: decision.Decision, fleet: fleets.Fleet) -> list[tuple[str,
             serving += 1
             found |= {(taint.key, taint.effect) for taint in row.node.spec.taints or () if vendor.tolerates(taint.key)}
     if not serving:
-        found = {(vendor.taints[0], "NoSchedule")}  # nodes to come will likely carry the vendor's usual taint
+        usual = made.resource if made.resource in vendor.taints else vendor.taints[0]
+        found = {(usual, "NoSchedule")}  # nodes to come will likely carry the vendor's usual taint
     return sorted(found)
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 
 from scheduler import errors, service
 from webhooks.admission import Admission
@@ -32,6 +33,8 @@ async def _answer(verb: str, request: Request, answer: Callable[[bytes], Awaitab
     started = time.perf_counter()
     try:
         reply = await answer(await service.body_of(request))
+    except ClientDisconnect:
+        return Response(status_code=service.GONE)
     except errors.InvalidInput as error:
         service.VERB_ERRORS.labels(verb).inc()
         return JSONResponse({"error": str(error)}, status_code=400)

@@ -48,7 +48,8 @@ def command() -> None:
         images = json.loads((manifests / "examples" / "registry.json").read_text())
         with _registry(images) as host, _service(snapshot, Path(scratch)) as client:
             text = (manifests / "examples" / "pods.yaml").read_text().replace(REGISTRY_HOST, host)
-            pods = documents.opened(documents.parse(text, "pods.yaml"), "pods.yaml")
+            objects = documents.opened(documents.parse(text, "pods.yaml"), "pods.yaml")
+            pods = [each for each in objects if each["kind"] == "Pod"]
             rows = [_show(number, pod, fleet, client) for number, pod in enumerate(pods, 1)]
     common.say("Summary\n")
     common.table(("POD", "GIVEN", "NODE", "IMAGE"), rows)

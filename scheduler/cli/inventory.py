@@ -38,6 +38,8 @@ def nodes(
         for pool in row.facts.pools:
             free = max(0, row.free(pool.device.resource))
             counts = f"{free}/{pool.allocatable}" + (f" of {pool.capacity}" if pool.capacity > pool.allocatable else "")
+            if held := fleet.ledger.on_node(name, pool.device.resource):
+                counts += f", {held} held"
             rows.append(
                 (name, pool.device.vendor, pool.device.label, pool.device.resource, counts, _memory(pool), state)
             )

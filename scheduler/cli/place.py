@@ -54,6 +54,14 @@ class Placed:
         }
 
 
+class Refused(errors.NothingFits):
+    """A pod that admission refuses though its needs are valid."""
+
+    def __init__(self, text: str, verdicts: list[offers.Verdict]) -> None:
+        self.verdicts = verdicts
+        super().__init__(text)
+
+
 def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) -> Placed:
     """Admit and place one pod; raises InvalidNeeds, NothingFits, Unreachable as admission would refuse it."""
     pod = documents.to_pod(document, source)
@@ -69,7 +77,10 @@ def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) 
         raise _refused(image) from image
     if image is None:
         raise errors.InvalidInput(f"container {question.container.name}: has no image; name the logical image")
-    admitted = mutate.admit(document, pod, question, image, fleet, common.new_id)
+    try:
+        admitted = mutate.admit(document, pod, question, image, fleet, common.new_id)
+    except errors.NothingFits as error:
+        raise Refused(str(error), list(offers.survey(question.ask(pod, image), fleet).verdicts)) from error
     placed = admitted.pod
     if admitted.decision.node:
         placed["spec"]["nodeName"] = admitted.decision.node
@@ -165,12 +176,11 @@ def command(
         try:
             placed = place_one(document, fleet, images, source)
         except errors.AnygpuError as error:
-            if not several:
-                raise
             status = max(status, error.exit_status)
-            name = documents.describe(document)
-            common.warn(f"error: {name}: {error}")
-            answers.append({"pod": document, "decision": None, "nodes": [], "error": str(error)})
+            name = f"{documents.describe(document)}: " if several else ""
+            common.warn(f"error: {name}{error}")
+            verdicts = error.verdicts if isinstance(error, Refused) else []
+            answers.append({**Placed(document, None, verdicts, {}).as_json(), "error": str(error)})
             continue
         remember(placed, fleet, number)
         status = max(status, 0 if placed.node else 1)

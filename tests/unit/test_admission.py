@@ -102,13 +102,20 @@ def test_a_dry_run_is_answered_alike_and_reserves_nothing() -> None:
         (pod(), {"operation": "UPDATE", "oldObject": pod()}),
         (pod(), {"kind": {"kind": "Deployment"}}),
         ({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "x"}]}}, {}),
-        ({"metadata": {"annotations": {"anygpu.io/decision": "{}"}}, "spec": {}}, {}),
     ],
-    ids=["no object", "delete", "update", "no pod", "not opted in", "only a decision"],
+    ids=["no object", "delete", "update", "no pod", "not opted in"],
 )
 def test_what_is_not_ours_is_let_in_untouched(document: Json | None, request_: Json) -> None:
     hook = Hook(down=True, synced=False)
     assert hook.mutate(document, **request_) == {"uid": "the-uid", "allowed": True}
+
+
+def test_forged_records_on_a_pod_that_asks_nothing_are_taken_off() -> None:
+    forged = {"anygpu.io/decision": "{}", "anygpu.io/bound-vendor": "amd", "mine": "kept"}
+    document = {"metadata": {"annotations": forged}, "spec": {}}
+    response = Hook(down=True, synced=False).mutate(document)
+    patch = json.loads(base64.b64decode(response["patch"]))
+    assert patch == [{"op": "add", "path": "/metadata/annotations", "value": {"mine": "kept"}}]
 
 
 def test_a_pod_that_opts_out_is_let_in_untouched() -> None:
@@ -154,7 +161,7 @@ def test_a_pod_that_nothing_serves_waits_and_its_maker_is_warned() -> None:
     hook = Hook([gpunodes.nvidia("t4", "t4", 4)])
     response = hook.mutate(pod(memory="40Gi"))
     assert response["allowed"]
-    assert response["warnings"][0].startswith("anygpu: waits for")
+    assert response["warnings"][0].startswith("anygpu: waits, asking for")
 
 
 def test_an_image_by_digest_asks_no_registry() -> None:

@@ -28,6 +28,10 @@ def items(name: str) -> list[Json]:
     return found
 
 
+def examples() -> list[Json]:
+    return [each for each in items("pods.yaml") if each["kind"] == "Pod"]
+
+
 def nodes() -> dict[str, Json]:
     return {each["metadata"]["name"]: each for each in items("cluster.yaml") if each["kind"] == "Node"}
 
@@ -214,7 +218,7 @@ def test_names_and_uids_are_unique() -> None:
 
 
 def asked(name: str) -> needs.Needs:
-    pod = next(each for each in items("pods.yaml") if each["metadata"]["name"] == name)
+    pod = next(each for each in examples() if each["metadata"]["name"] == name)
     return needs.parse(pod["metadata"]["annotations"], CATALOGUE)
 
 
@@ -261,7 +265,7 @@ def test_the_typing_error_is_refused_with_the_right_key() -> None:
 
 
 def test_every_example_pod_names_a_logical_image_and_no_gpu() -> None:
-    for pod in items("pods.yaml"):
+    for pod in examples():
         (container,) = pod["spec"]["containers"]
         assert container["image"].startswith("registry.demo/team/")
         assert not [name for kind in container["resources"].values() for name in kind if "/" in name]

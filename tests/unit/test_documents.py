@@ -83,9 +83,11 @@ BOMB = "kind: Node\na0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("kind: Node\nmetadata: {name: n, labels: {a: 1}}", "Node n: metadata.labels: a: 1 is no string; quote it"),
         ("kind: Node\nmetadata: {name: n}\nstatus: {allocatable: [a]}", "Node n: "),
         ("kind: Node\nmetadata: {name: n}\nspec: {taints: [{effect: NoSchedule}]}", "Node n: "),
-        ("kind: Node\nmetadata: " + "{a: " * 3000 + "1" + "}" * 3000, "Node without a name: "),
+        ("kind: Node\nmetadata: " + "{a: " * 3000 + "1" + "}" * 3000, "nests deeper than"),
+        ("[" * 100_000, "nests deeper than"),
+        ("- " * 100_000 + "a", "nests deeper than"),
     ],
-    ids=range(27),
+    ids=range(29),
 )
 def test_a_bad_snapshot_is_refused_in_one_line_that_names_it(text: str, says: str) -> None:
     message = refused(text)

@@ -68,7 +68,10 @@ def test_a_pod_that_nothing_could_serve_says_what_would_let_it_run() -> None:
 def test_a_pod_that_waits_for_a_device_says_so() -> None:
     fleet = placing.fleet_of([gpunodes.nvidia("t4", "t4", 1)], [placing.bound("x", "t4", {NVIDIA: 1})])
     found = explained(fleet, admitted(fleet, gpus="1"))
-    assert found.summary == "waits: 1 nodes could serve it, none is free now"
+    assert (
+        found.summary
+        == "waits: nodes that could serve it: 1, none can now (1 node: 0 of 1 nvidia.com/gpu free, 1 asked)"
+    )
     assert found.as_json()["nodes"] == [{"name": "t4", "fits": False, "reason": "0 of 1 nvidia.com/gpu free, 1 asked"}]
 
 

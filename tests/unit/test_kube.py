@@ -234,12 +234,12 @@ def test_a_pod_names_nodes_by_name_or_as_daemonset_pods_do(spec: dict[str, Any],
 # --- Objects ----------------------------------------------------------------------------------------------------------
 
 
-def test_null_and_absent_fields_mean_the_same() -> None:
+def test_null_and_absent_fields_mean_the_same_but_a_null_annotation_is_an_empty_one() -> None:
     nulls = {"name": "p", "labels": None, "annotations": {"a": None, "b": "c"}, "uid": None}
     found = kube.to_pod(
         {"metadata": nulls, "spec": {"containers": [{"name": "x", "image": None}], "tolerations": None}, "status": None}
     )
-    assert (found.labels, found.annotations) == ({}, {"b": "c"})
+    assert (found.labels, found.annotations) == ({}, {"a": "", "b": "c"})
     assert [container.name for container in found.containers] == ["x"]
 
 
