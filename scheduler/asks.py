@@ -62,7 +62,7 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
     if not asked:
         container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
-    return _follow(pod, needed, asked)
+    return _follow(pod, needed, asked, catalogue)
 
 
 def _check_names(pod: kube.Pod) -> None:
@@ -106,7 +106,7 @@ def _named(name: str, pod: kube.Pod) -> kube.Container:
     )
 
 
-def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]]) -> Question:
+def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]], catalogue: Catalogue) -> Question:
     names = sorted({name for gpus in asked.values() for name in gpus})
     if len(names) > 1:
         raise errors.InvalidNeeds(
@@ -130,6 +130,8 @@ def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]]
                 "make them equal, or drop one"
             ]
         )
+    if count != needed.gpus:
+        needed = needs.parse(pod.annotations, catalogue, devices=count)  # the model is sized for what the pod asks
     if needed.vendors and vendor.name not in needed.vendors:
         raise errors.InvalidNeeds(
             [

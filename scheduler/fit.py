@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from capability_db import node_facts, partitions, quantities, vendors
+from capability_db import models, node_facts, partitions, quantities, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass
 from capability_db.sku import Sku
@@ -92,9 +92,21 @@ def _memory(needs: Needs, device: DeviceClass, name: str) -> Iterator[Unmet]:
         has = quantities.gib(device.memory_mib)
         if quantities.units(has.replace(" GiB", "Gi")) >= needs.memory_bytes:
             has = f"{math.floor(device.memory_mib)} MiB"  # rounding to GiB would hide what is missing
+        if needs.workload is not None:
+            text = f"{name}: {has} of memory, {needs.memory_text} needed by {needs.workload.profile.id}"
+            yield Unmet("memory", f"{text} on each of {needs.gpus}", _more_devices(needs, needs.workload, device))
+            return
         hint = _decimal_hint(needs.memory_text or "", device.memory_mib)
         text = f"{name}: {has} of memory, {needs.memory_text} asked{hint}"
         yield Unmet("memory", text, f"memory: {_at_most(device)}")
+
+
+def _more_devices(needs: Needs, workload: models.Workload, device: DeviceClass) -> str | None:
+    """The number of such devices that would hold the pod's model; None: none would, or the pod itself asks its GPUs."""
+    if device.memory_mib is None or device.kind != "whole" or needs.resource is not None:
+        return None
+    enough = workload.fewest(device.memory_mib * quantities.MIB)
+    return f"gpus: {enough}" if enough else None
 
 
 def _decimal_hint(asked: str, memory_mib: float) -> str:
@@ -238,12 +250,17 @@ def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> s
             _gap(missing),
         ),
     )
+    # Memory that a model needs is asked by the annotation that names the model.
+    asked_by = {"memory": "model"} if needs.workload else {}
     blamed = [key for key in _ORDER if all(any(each.key == key for each in missing) for missing in lacking)]
     if blamed:
         key = blamed[0]
         nearest = min((each for missing in lacking for each in missing if each.key == key), key=lambda e: _gap([e]))
+        key = asked_by.get(key, key)
         return f"anygpu.io/{key}: no GPU model in the capability DB meets this; the closest is {nearest.text}"
-    keys = ", ".join(f"anygpu.io/{key}" for key in _ORDER if any(each.key == key for each in closest))
+    keys = ", ".join(
+        f"anygpu.io/{asked_by.get(key, key)}" for key in _ORDER if any(each.key == key for each in closest)
+    )
     texts = "; ".join(dict.fromkeys(each.text for each in closest))
     return f"{keys}: no GPU model in the capability DB meets this together with the other needs; the closest is {texts}"
 

@@ -1,11 +1,13 @@
 """Pod annotations -> Needs: what the model needs of its GPUs, in the grammar of the `anygpu.io/` keys."""
 
 import difflib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NewType
 
-from capability_db import partitions, quantities
+from capability_db import errors as capability_errors
+from capability_db import models, partitions, quantities
 from capability_db.catalogue import Catalogue
 from capability_db.sku import FORMATS, Format, Frozen, VendorName
 from capability_db.vendors import VENDORS
@@ -33,7 +35,9 @@ class Needs(Frozen):
     gpus: int = 1
     memory_bytes: int | None = None
     memory_text: str | None = None
-    """The memory as the user wrote it, for refusals."""
+    """The memory as the user wrote it, or as the model needs it, for refusals."""
+    workload: models.Workload | None = None
+    """The model that the memory was computed for; None: the pod states its memory, or needs none."""
     precision: tuple[Format, ...] = ()
     matrix_cores: Preference = "preferred"
     tflops: float | None = None
@@ -66,8 +70,12 @@ def is_opted_in(annotations: Mapping[str, str]) -> bool:
     return any(key.startswith(PREFIX) and key not in WRITTEN_BACK for key in annotations)
 
 
-def parse(annotations: Mapping[str, str], catalogue: Catalogue) -> Needs:
-    """The needs that the annotations state; raises InvalidNeeds with every problem, each naming key and value."""
+def parse(annotations: Mapping[str, str], catalogue: Catalogue, devices: int | None = None) -> Needs:
+    """The needs that the annotations state, and for the rest what the model needs that they name.
+
+    `devices` is the number that the pod's own containers ask, where they do. Raises InvalidNeeds with every problem,
+    each naming key and value.
+    """
     values: dict[str, object] = {}
     problems: list[str] = []
     stated: dict[str, str] = {}
@@ -88,12 +96,87 @@ def parse(annotations: Mapping[str, str], catalogue: Catalogue) -> Needs:
             named = bool(text) and (name in _KEYS or name in _NOT_YET)
             shown = f" {_shorten(text)!r}" if named else ""
             problems.append(f"{_shorten(key)}:{shown} {problem}")
+    sizes = {key: values.pop(key) for key in _SIZES if key in values}
     problems += [] if problems else _contradictions(values, stated, catalogue)
+    if sizes and not problems:
+        try:
+            values |= _sized(sizes, values, stated, catalogue, devices)
+        except capability_errors.ModelError as error:
+            key = error.key if error.key in stated else "model" if "model" in stated else min(sizes)
+            problems.append(f"{PREFIX}{key}: {_shorten(stated[key])!r}: {error}")
     if problems:
         raise errors.InvalidNeeds(problems)
     if values.get("mig") and "share" not in stated:
         values["share"] = "slice"
     return Needs.model_validate(values)
+
+
+def _sized(
+    sizes: Mapping[str, object],
+    values: Mapping[str, object],
+    stated: Mapping[str, str],
+    catalogue: Catalogue,
+    devices: int | None,
+) -> dict[str, object]:
+    """The needs that the model fills: number of devices, memory, precision, interconnect; raises ModelError.
+
+    Devices that nobody states are the fewest on which the model fits: with the memory that the pod states, else with
+    the largest GPU of the capability DB that its other annotations allow. So a pod that wants its model spread over
+    several smaller GPUs states `gpus` or `memory`.
+    """
+    profile = sizes.get("model")
+    if not isinstance(profile, models.ModelProfile):
+        raise capability_errors.ModelError(min(sizes), "sizes a model, and the pod names none; add anygpu.io/model")
+    needs = Needs.model_validate(values)
+    batch, context = (size if isinstance(size := sizes.get(key), int) else None for key in ("batch", "context"))
+    work = models.workload(profile, needs.precision[0] if needs.precision else None, batch, context)
+    filled: dict[str, object] = {} if needs.precision else {"precision": (work.precision,)}
+    gpus = devices or (needs.gpus if "gpus" in stated else 1 if needs.mig else None)
+    if needs.memory_bytes is not None:
+        if gpus is None:
+            gpus = work.fewest(needs.memory_bytes) if profile.is_sharded else 1
+            if gpus is None:
+                raise capability_errors.ModelError("memory", _too_large(work, None))
+    else:
+        largest = _largest(needs.model_copy(update=filled), catalogue)
+        if gpus is None:
+            gpus = work.fewest(largest)
+        if gpus is None or (work.on(gpus).memory_bytes > largest and not needs.mig):
+            raise capability_errors.ModelError("model", _too_large(work, gpus, largest))
+        text = _gi(work.on(gpus).memory_bytes)
+        filled |= {"memory_text": text, "memory_bytes": quantities.units(text), "workload": work}
+    if gpus > 1 and "interconnect" not in stated and profile.is_sharded:
+        filled["interconnect"] = "preferred"
+    return filled | {"gpus": gpus}
+
+
+def _largest(needs: Needs, catalogue: Catalogue) -> float:
+    """Bytes of the largest GPU that the needs' vendors, SKUs and formats allow; of all, where they allow none."""
+    allowed = [
+        sku.memory_mib
+        for sku in catalogue
+        if (not needs.skus or sku.id in needs.skus)
+        and sku.id not in needs.not_skus
+        and (not needs.vendors or sku.vendor in needs.vendors)
+        and {*needs.precision} <= {*sku.formats}
+    ]
+    return max(allowed or [sku.memory_mib for sku in catalogue]) * quantities.MIB
+
+
+def _too_large(work: models.Workload, gpus: int | None, largest: float | None = None) -> str:
+    counts = models.device_counts(work.profile, models.MOST_DEVICES)
+    count = gpus or counts[-1]
+    text = f"needs {_gi(work.on(count).memory_bytes)} on each of {count} {'GPU' if count == 1 else 'GPUs'}"
+    if largest is None:
+        return f"too little for {work.profile.id}, which {text}"
+    text += f", and the largest that the other annotations allow has {math.floor(largest / 2**30 * 10) / 10:g}Gi"
+    enough = work.fewest(largest)
+    return f"{text}; {enough} GPUs would do" if enough else f"{text}; a smaller context, batch or precision needs less"
+
+
+def _gi(size: int) -> str:
+    """Bytes as a quantity of Gi, rounded up to one decimal."""
+    return f"{math.ceil(size / 2**30 * 10) / 10:.1f}".removesuffix(".0") + "Gi"
 
 
 def _contradictions(values: dict[str, object], stated: Mapping[str, str], catalogue: Catalogue) -> list[str]:
@@ -233,6 +316,22 @@ def _container(text: str, _: Catalogue) -> dict[str, object]:
     return {"container": text}
 
 
+def _model(text: str, _: Catalogue) -> dict[str, object]:
+    try:
+        return {"model": models.Profiles.builtin().find(text)}
+    except capability_errors.ModelError as error:
+        raise _Problem(f"is unknown: {error}") from error
+
+
+def _size(field: str, unit: str, example: str) -> Callable[[str, Catalogue], dict[str, object]]:
+    def parse_size(text: str, _: Catalogue) -> dict[str, object]:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+            raise _Problem(f"is not a number of {unit}; write an integer of 1 or more, for example {example}")
+        return {field: int(text)}
+
+    return parse_size
+
+
 def _binding(text: str, _: Catalogue) -> dict[str, object]:
     if _one_of(text, ("early", "late", "claim")) != "early":
         raise _Problem("is not available in this version; early is")
@@ -252,6 +351,9 @@ _KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
     "vendor": (_list("vendors", tuple(VENDORS)), "write vendors in order of preference, for example nvidia,amd"),
     "sku": (_sku_list("skus"), "write SKU ids, for example h100-sxm,mi300x"),
     "not-sku": (_sku_list("not_skus"), "write SKU ids, for example t4"),
+    "model": (_model, "write a model's name, for example llama-3.1-8b"),
+    "batch": (_size("batch", "sequences", "16"), "write the sequences or items at a time, for example 16"),
+    "context": (_size("context", "tokens", "8192"), "write the tokens of a sequence, for example 8192"),
     "objective": (_choice("objective", ("pack", "cost", "speed", "energy")), "write pack, cost, speed or energy"),
     "max-price": (_number("max_price_usd_hour", "USD per device-hour", "2.50"), "write USD per device-hour"),
     "container": (_container, "write the name of the container that gets the GPU"),
@@ -260,4 +362,7 @@ _KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
 KEYS = tuple(_KEYS)
 
 # Keys of the contract whose machinery is not there yet: refused, never ignored.
-_NOT_YET = ("model", "batch", "context", "image", "fraction")
+_NOT_YET = ("image", "fraction")
+
+# Keys that size a model, from which other needs follow.
+_SIZES = ("model", "batch", "context")

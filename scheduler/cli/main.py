@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from scheduler import errors
-from scheduler.cli import demo, explain, inventory, place, serve
+from scheduler.cli import demo, explain, fit, inventory, place, serve
 
 app = typer.Typer(
     name="anygpu",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command("place")(place.command)
 app.command("explain")(explain.command)
+app.command("fit")(fit.command)
 app.command("nodes")(inventory.nodes)
 app.command("skus")(inventory.skus)
 app.command("serve")(serve.command)

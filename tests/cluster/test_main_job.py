@@ -172,7 +172,8 @@ def test_with_the_service_down_other_pods_and_admitted_ones_still_schedule(playg
         ({"memory": "40"}, "a unit is required"),
         ({"mig": "3g.40gb", "vendor": "amd"}, "is an NVIDIA profile"),
         ({"memory": "900Gi"}, "anygpu.io/memory: no GPU model in the capability DB meets this"),
-        ({"model": "llama-3.1-8b"}, "anygpu.io/model: 'llama-3.1-8b' is not available in this version"),
+        ({"fraction": "0.47"}, "anygpu.io/fraction: '0.47' is not available in this version"),
+        ({"model": "llama-31-8b"}, "did you mean llama-3.1-8b?"),
     ],
 )
 def test_bad_annotations_are_refused_in_kubectls_own_output(

@@ -3,11 +3,12 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from capability_db import models
 from capability_db.catalogue import Catalogue
 from scheduler import errors, fit, needs
 
 BUILTIN = Catalogue.builtin()
-KEYS = [*needs.KEYS, "model", "batch", "context", "image", "fraction", "inject", "precison", ""]
+KEYS = [*needs.KEYS, "image", "fraction", "inject", "precison", ""]
 
 values = st.one_of(
     st.text(max_size=30),
@@ -15,6 +16,8 @@ values = st.one_of(
     st.lists(st.sampled_from([sku.id for sku in BUILTIN]), max_size=4).map(",".join),
     st.lists(st.sampled_from(["fp8", "bf16", "nvidia", "amd", "intel", " fp4\n", ""]), max_size=3).map(", ".join),
     st.sampled_from(["required", "preferred", "none", "whole", "slice", "any", "pack", "cost", "3g.40gb", "1g.5gb+me"]),
+    st.sampled_from([each.id for each in models.Profiles.builtin()]),
+    st.integers(0, 200_000).map(str),
 )
 keys = st.one_of(st.sampled_from(KEYS), st.text(max_size=20)).map(lambda name: needs.PREFIX + name)
 good = st.fixed_dictionaries(
@@ -34,6 +37,8 @@ good = st.fixed_dictionaries(
         "anygpu.io/vendor": st.sampled_from(["nvidia", "amd", "intel", "amd,nvidia"]),
         "anygpu.io/sku": st.sampled_from(["t4", "h100-sxm,mi300x", "max-1100"]),
         "anygpu.io/not-sku": st.sampled_from(["t4", "h100-sxm", "l4,a2"]),
+        "anygpu.io/model": st.sampled_from(["llama-3.1-8b", "deepseek-v3", "qwen2.5-7b", "resnet-50"]),
+        "anygpu.io/batch": st.integers(1, 200).map(str),
         "anygpu.io/max-price": st.sampled_from(["0.1", "100"]),
     },
 )
@@ -79,6 +84,7 @@ def test_valid_needs_are_impossible_only_with_a_key_that_the_pod_states(annotati
     assert (why is None) == bool(fitting)
     if why is not None:
         named = why.partition(": ")[0].split(", ")
-        assert {*named} <= {*annotations} | {"anygpu.io/gpus", "anygpu.io/share"}
+        filled = {"anygpu.io/precision"} if "anygpu.io/model" in annotations else set()
+        assert {*named} <= {*annotations} | {"anygpu.io/gpus", "anygpu.io/share"} | filled
         assert why.isprintable()
         assert "%" not in why

@@ -117,12 +117,93 @@ def test_a_bad_annotation_is_refused_with_what_would_be_right(key: str, text: st
     assert says in problem
 
 
-@pytest.mark.parametrize("key", ["model", "batch", "context", "image", "fraction"])
+@pytest.mark.parametrize("key", ["image", "fraction"])
 @pytest.mark.parametrize("text", ["llama-3.1-8b", "", "0.47"])
 def test_what_a_later_version_brings_is_refused_and_not_ignored(key: str, text: str) -> None:
     (problem,) = refused({key: text})
     assert problem.startswith(f"anygpu.io/{key}:")
     assert "not available in this version" in problem
+
+
+def test_a_model_fills_every_need_that_the_pod_does_not_state() -> None:
+    found = parse(model="llama-3.1-8b", context="8192", batch="4")
+    assert (found.gpus, found.precision, found.interconnect) == (1, ("bf16",), "none")
+    assert found.memory_text == "25.1Gi"  # 15.0 of weights, 4.0 of cache, 2.1 of activations and runtime, over 0.84
+    assert found.workload is not None
+    assert (found.workload.profile.id, found.workload.batch, found.workload.context) == ("llama-3.1-8b", 4, 8192)
+
+
+def test_what_the_pod_states_wins_over_the_model() -> None:
+    found = parse(model="llama-3.1-8b", memory="40Gi", precision="fp16", gpus="2", interconnect="required")
+    assert found.memory_text == "40Gi"
+    assert (found.workload, found.precision, found.gpus, found.interconnect) == (None, ("fp16",), 2, "required")
+    assert parse(model="sdxl-base", batch="4", memory="20Gi").memory_text == "20Gi"
+
+
+def test_without_sizes_a_model_runs_one_sequence_of_its_longest_context() -> None:
+    assert parse(model="llama-3.1-8b") == parse(model="llama-3.1-8b", batch="1", context="131072")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "gpus", "memory"),
+    [
+        ({"gpus": "4"}, 4, "53.5Gi"),  # the model is split over what is stated
+        ({"gpus": "8"}, 8, "28Gi"),
+        ({}, 1, "206.6Gi"),  # the fewest for which some GPU of the DB is large enough
+        ({"vendor": "nvidia", "not_sku": "b300,gb300"}, 2, "104.5Gi"),
+        ({"sku": "h100-sxm"}, 4, "53.5Gi"),  # … of those that the pod allows
+        ({"sku": "h100-sxm", "precision": "fp8"}, 2, "66.6Gi"),
+        ({"memory": "75Gi"}, 4, "75Gi"),  # the fewest on which it fits in the stated memory
+        ({"mig": "7g.80gb"}, 1, "206.6Gi"),
+    ],
+)
+def test_the_number_of_devices_follows_from_what_is_stated(annotations: dict[str, str], gpus: int, memory: str) -> None:
+    found = parse(model="llama-3.1-70b", **annotations)
+    assert (found.gpus, found.memory_text) == (gpus, memory)
+    assert found.interconnect == ("preferred" if gpus > 1 else "none")
+
+
+def test_the_devices_that_the_pod_itself_asks_size_the_model() -> None:
+    found = needs.parse({"anygpu.io/model": "llama-3.1-70b"}, BUILTIN, devices=8)
+    assert (found.gpus, found.memory_text) == (8, "28Gi")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "key", "says"),
+    [
+        ({"model": "llama-31-8b"}, "model", "'llama-31-8b' is unknown: did you mean llama-3.1-8b?"),
+        ({"model": "meta-llama/Llama-3.1-8B"}, "model", "did you mean llama-3.1-8b?"),
+        ({"model": "zzzzzz"}, "model", "write for example llama-3.1-8b"),
+        ({"model": ""}, "model", "empty; write a model's name"),
+        ({"model": "llama-3.1-8b", "batch": "0"}, "batch", "'0' is not a number of sequences; write an integer of 1"),
+        ({"model": "llama-3.1-8b", "batch": "1.5"}, "batch", "'1.5' is not a number of sequences"),
+        ({"model": "llama-3.1-8b", "context": "-1"}, "context", "'-1' is not a number of tokens"),
+        ({"model": "llama-3.1-8b", "context": "131073"}, "context", "llama-3.1-8b takes from 1 to 131072 tokens"),
+        ({"model": "resnet-50", "context": "512"}, "context", "resnet-50 (vision) has no context; leave it out"),
+        ({"model": "sdxl-base", "batch": "4"}, "batch", "only batch 1 can be sized; state memory instead"),
+        ({"batch": "16"}, "batch", "'16': sizes a model, and the pod names none; add anygpu.io/model"),
+        ({"context": "8192"}, "context", "the pod names none; add anygpu.io/model"),
+        (
+            {"model": "llama-3.1-70b", "gpus": "3"},
+            "gpus",
+            "64 attention heads, which 3 devices cannot share evenly; 1, 2",
+        ),
+        ({"model": "llama-3.1-405b", "gpus": "1"}, "model", "needs 979Gi on each of 1 GPU, and the largest that"),
+        ({"model": "llama-3.1-405b", "gpus": "1"}, "model", "has 288Gi; 4 GPUs would do"),
+        (
+            {"model": "llama-3.1-70b", "memory": "7Gi"},
+            "memory",
+            "too little for llama-3.1-70b, which needs 28Gi on each of 8",
+        ),
+        ({"model": "llama-3.1-8b", "batch": "999999999"}, "model", "a smaller context, batch or precision needs less"),
+    ],
+)
+def test_a_model_that_cannot_be_sized_is_refused_with_what_would_be_right(
+    annotations: dict[str, str], key: str, says: str
+) -> None:
+    (problem,) = refused(annotations)
+    assert problem.startswith(f"anygpu.io/{key}:")
+    assert says in problem
 
 
 @pytest.mark.parametrize("binding", ["late", "claim"])
