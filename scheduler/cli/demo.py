@@ -3,8 +3,10 @@
 import base64
 import collections
 import contextlib
+import ctypes
 import hashlib
 import json
+import signal
 import socket
 import ssl
 import subprocess
@@ -46,7 +48,7 @@ def command() -> None:
         documents.load(fleet, documents.read(snapshot), str(snapshot))
         _introduce(fleet)
         images = json.loads((manifests / "examples" / "registry.json").read_text())
-        with _registry(images) as host, _service(snapshot, Path(scratch)) as client:
+        with _service(snapshot, Path(scratch)) as client, _registry(images) as host:
             text = (manifests / "examples" / "pods.yaml").read_text().replace(REGISTRY_HOST, host)
             objects = documents.opened(documents.parse(text, "pods.yaml"), "pods.yaml")
             pods = [each for each in objects if each["kind"] == "Pod"]
@@ -165,7 +167,9 @@ def _service(snapshot: Path, scratch: Path) -> Iterator[_Client]:
     log = scratch / "serve.log"
     with log.open("wb") as stderr:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            [sys.executable, "-c", "from scheduler.cli.main import main; main()", "serve", *arguments], stderr=stderr
+            [sys.executable, "-c", "from scheduler.cli.main import main; main()", "serve", *arguments],
+            stderr=stderr,
+            preexec_fn=_end_with_parent,  # there is no other thread yet whose lock it could need
         )
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{extender_port}", trust_env=False) as extender:
@@ -181,6 +185,12 @@ def _service(snapshot: Path, scratch: Path) -> Iterator[_Client]:
     finally:
         process.terminate()
         process.wait(timeout=15)
+
+
+def _end_with_parent() -> None:
+    """Have the kernel end the service should the demo be killed (prctl PR_SET_PDEATHSIG; Linux only)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def _is_ready(client: httpx.Client) -> bool:
