@@ -93,8 +93,9 @@ def _memory(needs: Needs, device: DeviceClass, name: str) -> Iterator[Unmet]:
         if quantities.units(has.replace(" GiB", "Gi")) >= needs.memory_bytes:
             has = f"{math.floor(device.memory_mib)} MiB"  # rounding to GiB would hide what is missing
         if needs.workload is not None:
-            text = f"{name}: {has} of memory, {needs.memory_text} needed by {needs.workload.profile.id}"
-            yield Unmet("memory", f"{text} on each of {needs.gpus}", _more_devices(needs, needs.workload, device))
+            where = "1 GPU" if needs.gpus == 1 else f"each of {needs.gpus} GPUs"
+            text = f"{name}: {has} of memory, {needs.memory_text} needed by {needs.workload.profile.id} on {where}"
+            yield Unmet("memory", text, _more_devices(needs, needs.workload, device))
             return
         hint = _decimal_hint(needs.memory_text or "", device.memory_mib)
         text = f"{name}: {has} of memory, {needs.memory_text} asked{hint}"
@@ -205,7 +206,7 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
         )
 
     whole = partitions.Share(memory=1.0, compute=1.0)
-    for resource in vendor.resources:
+    for resource in sku.resources or vendor.resources:
         yield device(resource, "whole", None, sku.memory_mib, whole)
     if sku.mig:
         geometry = partitions.mig_geometry(sku.mig)

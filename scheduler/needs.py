@@ -166,7 +166,7 @@ def _largest(needs: Needs, catalogue: Catalogue) -> float:
 def _too_large(work: models.Workload, gpus: int | None, largest: float | None = None) -> str:
     counts = models.device_counts(work.profile, models.MOST_DEVICES)
     count = gpus or counts[-1]
-    text = f"needs {_gi(work.on(count).memory_bytes)} on each of {count} {'GPU' if count == 1 else 'GPUs'}"
+    text = f"needs {_gi(work.on(count).memory_bytes)} on {'1 GPU' if count == 1 else f'each of {count} GPUs'}"
     if largest is None:
         return f"too little for {work.profile.id}, which {text}"
     text += f", and the largest that the other annotations allow has {math.floor(largest / 2**30 * 10) / 10:g}Gi"
@@ -229,7 +229,7 @@ def _gpus(text: str, _: Catalogue) -> dict[str, object]:
     return {"gpus": int(text)}
 
 
-_MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|k|M|G|T|P)")
+_MEMORY = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)(Ki|Mi|Gi|Ti|Pi|Ei|k|M|G|T|P|E)")
 
 
 def _memory(text: str, _: Catalogue) -> dict[str, object]:

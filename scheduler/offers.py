@@ -164,8 +164,9 @@ def _change(
         free = max(0, row.free(pool.device.resource)) - fleet.ledger.on_node(row.name, pool.device.resource)
         changes = {each.change for each in missing}
         if not missing and free > 0:
-            changes = {f"gpus: {free}"}  # the device fits, there are only fewer than asked
-        elif free < ask.count:
+            # The device fits, there are only fewer than asked; a model would not fit on fewer.
+            changes = set() if ask.needs.workload else {f"gpus: {free}"}
+        elif free < max([ask.count, *(_devices(change) for change in changes)]):
             continue
         change = changes.pop() if len(changes) == 1 else None
         tolerated = vendors.VENDORS[pool.device.vendor].tolerates
@@ -176,6 +177,12 @@ def _change(
         ):
             return change
     return None
+
+
+def _devices(change: str | None) -> int:
+    """The devices that a change asks for; 0: it changes something else."""
+    key, _, figure = (change or "").partition(": ")
+    return int(figure) if key == "gpus" else 0
 
 
 def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:

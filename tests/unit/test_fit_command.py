@@ -62,7 +62,7 @@ def test_every_kind_of_gpu_says_how_many_of_it_hold_the_model_and_what_they_leav
     assert found["mi300x"]["headroom_gib"] == pytest.approx(192 - 161.9, abs=0.1)
     assert found["h100-sxm"]["reason"] is None
     assert found["l4"]["headroom_gib"] < 0
-    assert found["l4"]["reason"] == "l4: 22.5 GiB of memory, 42.3Gi needed by llama-3.1-70b on each of 4"
+    assert found["l4"]["reason"] == "l4: 22.5 GiB of memory, 42.3Gi needed by llama-3.1-70b on each of 4 GPUs"
 
 
 def test_only_as_many_as_one_node_has_are_joined(fit: Fit) -> None:

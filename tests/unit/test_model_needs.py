@@ -4,7 +4,7 @@ import gpunodes
 import placing
 import pytest
 
-from scheduler import asks, errors, fit, kube
+from scheduler import asks, errors, fit, kube, offers
 
 
 def question(resource: str | None = None, count: int = 1, **annotations: str) -> asks.Question:
@@ -47,7 +47,7 @@ def test_a_refusal_names_the_model_and_the_number_of_devices_that_would_do() -> 
     fleet = placing.fleet_of(FLEET[1:2])
     needs = question(model="llama-3.1-70b", context="8192").needs
     (found,) = fit.unmet(needs, fleet.classes()[0])
-    assert found.text == "h100-sxm: 79.6 GiB of memory, 161.9Gi needed by llama-3.1-70b on each of 1"
+    assert found.text == "h100-sxm: 79.6 GiB of memory, 161.9Gi needed by llama-3.1-70b on 1 GPU"
     assert (found.key, found.change) == ("memory", "gpus: 4")
     asked = question("nvidia.com/gpu", model="llama-3.1-70b", gpus="1").needs
     assert fit.unmet(asked, fleet.classes()[0])[0].change is None  # the pod's own count stays
@@ -58,4 +58,19 @@ def test_a_model_that_no_gpu_holds_is_blamed_on_the_annotation_that_names_it() -
     why = fit.impossible(needs, placing.CATALOGUE, [])
     assert why is not None
     assert why.startswith("anygpu.io/model: no GPU model in the capability DB meets this")
-    assert "206.6Gi needed by llama-3.1-70b on each of 1" in why
+    assert "206.6Gi needed by llama-3.1-70b on 1 GPU" in why
+
+
+@pytest.mark.parametrize(("count", "advice"), [(8, ["gpus: 4"]), (2, [])])
+def test_advice_on_devices_counts_what_the_node_has_free(count: int, advice: list[str]) -> None:
+    fleet = placing.fleet_of([gpunodes.nvidia("h100", "h100", count)])
+    admitted = placing.admit(gpunodes.pod("p", model="llama-3.1-70b", context="8192"), fleet)
+    assert admitted.decision.node is None
+    assert offers.smallest_changes(admitted.survey.verdicts) == advice
+
+
+def test_a_model_is_never_advised_to_take_fewer_devices() -> None:
+    fleet = placing.fleet_of([gpunodes.nvidia("h100", "h100", 2)])
+    admitted = placing.admit(gpunodes.pod("p", model="llama-3.1-70b", context="8192", gpus="4"), fleet)
+    assert admitted.decision.node is None
+    assert offers.smallest_changes(admitted.survey.verdicts) == []

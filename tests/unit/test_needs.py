@@ -188,7 +188,7 @@ def test_the_devices_that_the_pod_itself_asks_size_the_model() -> None:
             "gpus",
             "64 attention heads, which 3 devices cannot share evenly; 1, 2",
         ),
-        ({"model": "llama-3.1-405b", "gpus": "1"}, "model", "needs 979Gi on each of 1 GPU, and the largest that"),
+        ({"model": "llama-3.1-405b", "gpus": "1"}, "model", "needs 979Gi on 1 GPU, and the largest that"),
         ({"model": "llama-3.1-405b", "gpus": "1"}, "model", "has 288Gi; 4 GPUs would do"),
         (
             {"model": "llama-3.1-70b", "memory": "7Gi"},
