@@ -62,7 +62,7 @@ def read(annotations: Mapping[str, str]) -> Decision | None:
     if text is None:
         return None
     try:
-        return _DECISION.validate_json(text)
+        return _DECISION.validate_json(text, strict=True)
     except pydantic.ValidationError:
         return None
 
