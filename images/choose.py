@@ -2,10 +2,13 @@
 
 A tag is a variant of `app:v1` when taking one group of vendor words out of it leaves exactly `v1`: `v1-nvidia`,
 `v1-cuda12.4`, `v1-rocm6.2-mi30x`, `amd-v1`. With anything else left (`v1-dev-nvidia`, `v1.2-nvidia`) it is another
-image. An untagged image, which is Docker's `latest`, is also met by tags of nothing but vendor words: `nvidia`,
-`rocm6.2`. For a tagged one these are the last resort, since nothing says that they are that version.
+image. Tags of nothing but vendor words (`nvidia`, `rocm6.2`) are a version's last resort, vendor by vendor, since
+nothing says that they are that version. An untagged image and `latest`, which Docker takes for the same, are met by
+both forms, the untagged one by vendor words rather than by `latest-nvidia`, `latest` the other way round. The two may
+be different builds, so all vendors get the same form wherever every one of them has it.
 """
 
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -15,6 +18,8 @@ from typing import Literal
 from images import tags as names
 
 DEFAULT_TAG = "latest"
+MAX_OPTIONS = 16
+"""Variants of one vendor at most: each costs a request."""
 
 _ARTEFACT = re.compile(r"sha256-[0-9a-f]{64}(\..*)?|.*\.(sig|att|sbom)")
 _TITLES: dict[names.GpuVendor, str] = {"nvidia": "NVIDIA", "amd": "AMD", "intel": "Intel"}
@@ -45,29 +50,40 @@ class _Candidate:
     numbered: bool
     """The tag gives its runtime a number, even where it is not clear which version that is."""
 
-    @property
-    def order(self) -> tuple[bool, bool, bool, bool, tuple[int, ...], int, str]:
-        """Smaller is better; `_REASONS` says what each place means."""
-        version = self.variant.version
+
+_Order = tuple[bool, bool, bool, bool, tuple[int, ...], list[tuple[int, bool]], int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """The fit that comes first, and the reason for it."""
+
+    fit: _Fit
+    reason: str
+
+    def order(self, candidate: _Candidate) -> _Order:
+        """Smaller is better; `_REASONS` says what each place but the first means."""
+        variant = candidate.variant
         # The last 1 puts 12.4 before a bare 12, of which nobody knows more, and both before what is unclear.
-        newest = (*(-int(part) for part in (version or "").split(".") if part), 1)
+        newest = (*(-int(part) for part in (variant.version or "").split(".") if part), 1)
         return (
-            self.fit != "exact",
-            bool(self.variant.targets),
-            self.engine,
-            self.numbered,
+            candidate.fit != self.fit,
+            bool(variant.targets),
+            candidate.engine,
+            candidate.numbered,
             newest,
-            len(self.tag),
-            self.tag,
+            sorted(map(_breadth, variant.targets)),
+            len(candidate.tag),
+            candidate.tag,
         )
 
 
 _REASONS = (
-    "the version that was asked for",
     "for any device",
     "the plain build",
     "the publisher's default, without a runtime version",
     "the newest runtime",
+    "the narrower architecture",
     "the shortest tag",
     "first in the alphabet",
 )
@@ -85,16 +101,20 @@ def explicit(wanted: str | None, repository: str) -> tuple[names.GpuVendor, Choi
     return vendor, Choice(tag, variant, why)
 
 
-def candidates(tags: Collection[str], wanted: str | None, repository: str) -> dict[names.GpuVendor, Choice]:
-    """The best variant of a logical tag (None: untagged) for each GPU vendor that has one among a repository's tags.
+def candidates(tags: Collection[str], wanted: str | None, repository: str) -> dict[names.GpuVendor, tuple[Choice, ...]]:
+    """The variants of a logical tag (None: untagged) for each GPU vendor that has any among a repository's tags.
 
-    The order: the version asked for before vendor-only tags; tags for any device before those for some; the vendor's
-    plain build before an engine's (TensorRT, OpenVINO); a tag without a runtime version, which is the publisher's
-    default, before those with one; then the newest runtime, the shortest tag, the alphabet.
+    The order of preference: the version asked for before vendor-only tags (for `latest` and untagged images see the
+    module); tags for any device before those for some; the vendor's plain build before an engine's (TensorRT,
+    OpenVINO); a tag without a runtime version, which is the publisher's default, before those with one; then the
+    newest runtime, the narrower architecture, the shortest tag, the alphabet.
+
+    A vendor has one choice where its best is for any device. Else it has the best for each set of targets, of the same
+    form as the best of all and at most `MAX_OPTIONS`: the first whose targets cover a device is the device's.
     """
     named = explicit(wanted, repository)
     if named is not None and named[1].tag in tags:
-        return dict([named])
+        return {named[0]: (named[1],)}
     if named is not None and named[1].variant.basis == "tag":
         return {}
     if named is None and not _may_have_variants(wanted, repository):
@@ -102,12 +122,10 @@ def candidates(tags: Collection[str], wanted: str | None, repository: str) -> di
     found: defaultdict[names.GpuVendor, list[_Candidate]] = defaultdict(list)
     for vendor, candidate in _matching(tags, wanted, names.Names(repository)):
         found[vendor].append(candidate)
-    chosen: dict[names.GpuVendor, Choice] = {}
-    for vendor in names.GPU_VENDORS:
-        ranked = sorted(found[vendor], key=lambda candidate: candidate.order)
-        if ranked:
-            chosen[vendor] = Choice(ranked[0].tag, ranked[0].variant, _why(ranked, vendor, wanted))
-    return chosen
+    form = _form(wanted, found.values())
+    return {
+        vendor: tuple(_choices(found[vendor], form, vendor, wanted)) for vendor in names.GPU_VENDORS if vendor in found
+    }
 
 
 def gpu_vendor(variant: names.Variant) -> names.GpuVendor | None:
@@ -154,9 +172,45 @@ def _fit(tag: str, words: Sequence[names.Word], logical: str) -> _Fit | None:
     rests = set(_rests(tag, words))
     if logical in rests:
         return "exact"
-    if "" in rests:
-        return "exact" if logical == DEFAULT_TAG else "vendor only"
-    return None
+    return "vendor only" if "" in rests else None
+
+
+def _form(wanted: str | None, found: Collection[Sequence[_Candidate]]) -> _Form:
+    """Which form of tag comes first, for all vendors alike."""
+    if wanted not in (None, DEFAULT_TAG):
+        return _Form("exact", "the version that was asked for")
+    latest, words = _Form("exact", "latest, as it was asked for"), _Form("vendor only", "asked for without a tag")
+    preferred, other = (words, latest) if wanted is None else (latest, words)
+    for form in (preferred, _Form(other.fit, "the form that every vendor has")):
+        if all(any(candidate.fit == form.fit for candidate in each) for each in found):
+            return form
+    return preferred
+
+
+def _choices(
+    candidates: Iterable[_Candidate], form: _Form, vendor: names.GpuVendor, wanted: str | None
+) -> Iterator[Choice]:
+    """One vendor's variants, best first."""
+    ranked = sorted(candidates, key=form.order)
+    best = ranked[0]
+    if not best.variant.targets:
+        yield Choice(best.tag, best.variant, _why(ranked, form, vendor, wanted))
+        return
+    by_targets: defaultdict[frozenset[str], list[_Candidate]] = defaultdict(list)
+    for candidate in ranked:
+        if candidate.fit == best.fit:
+            by_targets[frozenset(candidate.variant.targets)].append(candidate)
+    # Another form may be another build: it is beaten, whatever its targets.
+    beaten = [candidate for candidate in ranked if candidate.fit != best.fit]
+    for group in itertools.islice(by_targets.values(), MAX_OPTIONS):
+        why = _why([*group, *beaten], form, vendor, wanted, alone=len(by_targets) == 1)
+        yield Choice(group[0].tag, group[0].variant, why)
+
+
+def _breadth(target: str) -> tuple[int, bool]:
+    """Smaller for what fewer devices run, as far as targets overlap: sm90a, sm90; sm86, sm80; gfx1201, gfx120X."""
+    cubin = re.fullmatch(r"sm(\d+)([af]?)", target)
+    return (0, target.endswith("X")) if cubin is None else (-int(cubin[1]), not cubin[2])
 
 
 def _rests(tag: str, words: Sequence[names.Word]) -> Iterator[str]:
@@ -197,10 +251,13 @@ def _without(tag: str, start: int, end: int) -> Iterator[str]:
         yield left[:-1] + right[1:]
 
 
-def _why(ranked: Sequence[_Candidate], vendor: names.GpuVendor, wanted: str | None) -> str:
+def _why(
+    ranked: Sequence[_Candidate], form: _Form, vendor: names.GpuVendor, wanted: str | None, *, alone: bool = True
+) -> str:
+    """Why the first is taken; `alone`: the vendor has no other choice beside it."""
     best = ranked[0]
     what = f"{best.tag} is {_described(vendor, best.variant)}"
-    if best.fit == "vendor only":
+    if best.fit == "vendor only" and wanted not in (None, DEFAULT_TAG):
         return (
             f"{what}, but no tag {wanted}-… for {_TITLES[vendor]} exists and this one names no version: "
             f"nothing says that it is {wanted}"
@@ -208,10 +265,10 @@ def _why(ranked: Sequence[_Candidate], vendor: names.GpuVendor, wanted: str | No
     if best.variant.basis == "default":
         return f"{what} by its publisher's documentation: the plain tag"
     if len(ranked) == 1:
-        return f"{what}, the only one for {wanted or 'the untagged image'}"
+        return f"{what}, the only one for {wanted or 'the untagged image'}{'' if alone else ' with these targets'}"
     second = ranked[1]
-    pairs = zip(_REASONS, best.order, second.order, strict=True)
-    reason = next(reason for reason, ours, theirs in pairs if ours != theirs)
+    places = zip((form.reason, *_REASONS), form.order(best), form.order(second), strict=True)
+    reason = next(reason for reason, ours, theirs in places if ours != theirs)
     more = f" and {len(ranked) - 2} more" if len(ranked) > 2 else ""
     return f"{what}, taken before {second.tag}{more}: {reason}"
 

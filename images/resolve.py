@@ -1,10 +1,10 @@
-"""From a logical image to one image by digest for each GPU vendor, remembered for a short while."""
+"""From a logical image to images by digest for each GPU vendor, remembered for a short while."""
 
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Final, Protocol
 
@@ -27,7 +27,7 @@ class Lookup(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One vendor's image."""
+    """One image of a vendor."""
 
     image: str
     """`repo@sha256:…`, with the repository as the user wrote it."""
@@ -47,9 +47,16 @@ class Resolved:
 
     requested: str
     by_vendor: Mapping[tags.GpuVendor, Pinned]
-    """A vendor that is missing has no variant: its GPUs cannot run the image."""
+    """The best for each vendor. A vendor that is missing has no variant: its GPUs cannot run the image."""
     pinned_by_user: bool
     """The user gave a digest, so that the image is as it is for every vendor that it may be for."""
+    options: Mapping[tags.GpuVendor, tuple[Pinned, ...]] = field(default_factory=dict)
+    """All for each vendor, the best first; none given: those of `by_vendor`. Several are for some devices each, and the
+    first that runs on a device is the device's."""
+
+    def __post_init__(self) -> None:
+        options = self.options or {vendor: (pinned,) for vendor, pinned in self.by_vendor.items()}
+        object.__setattr__(self, "options", MappingProxyType(dict(options)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +140,7 @@ class Resolver:
                     raise _missing(parsed, error) from error
                 # The repository's name is a weaker word than its tags: nvidia/app may hold v1-nvidia and v1-amd.
             else:
-                return _resolved(image, {vendor: _pinned(parsed, choice, digest)})
+                return _resolved(image, {vendor: (_pinned(parsed, choice, digest),)})
         return await self._by_convention(image, parsed)
 
     async def _by_convention(self, image: str, parsed: reference.Reference) -> Resolved:
@@ -153,21 +160,26 @@ class Resolver:
         raise errors.RegistryUnreachable(f"registry {parsed.registry}: {parsed}: its tags change all the time")
 
     async def _pin(
-        self, parsed: reference.Reference, chosen: Mapping[tags.GpuVendor, choose.Choice]
-    ) -> tuple[dict[tags.GpuVendor, Pinned], set[str]]:
+        self, parsed: reference.Reference, chosen: Mapping[tags.GpuVendor, Sequence[choose.Choice]]
+    ) -> tuple[dict[tags.GpuVendor, tuple[Pinned, ...]], set[str]]:
         """The chosen tags by digest, and those that are gone."""
-        digests = [self._registry.digest(parsed.with_tag(choice.tag)) for choice in chosen.values()]
-        answers = await asyncio.gather(*digests, return_exceptions=True)
-        pinned: dict[tags.GpuVendor, Pinned] = {}
+        wanted = [choice.tag for choices in chosen.values() for choice in choices]
+        digests = [self._registry.digest(parsed.with_tag(tag)) for tag in wanted]
+        answers = dict(zip(wanted, await asyncio.gather(*digests, return_exceptions=True), strict=True))
+        there: dict[str, str] = {}
         gone: set[str] = set()
-        for (vendor, choice), answer in zip(chosen.items(), answers, strict=True):
+        for tag, answer in answers.items():
             if isinstance(answer, errors.NotFound):
-                gone.add(choice.tag)
+                gone.add(tag)
             elif isinstance(answer, BaseException):
-                # Leaving out this vendor would read as "has no variant", which nobody knows.
+                # Leaving out this tag would read as "has no such variant", which nobody knows.
                 raise answer
             else:
-                pinned[vendor] = _pinned(parsed, choice, answer)
+                there[tag] = answer
+        pinned = {
+            vendor: tuple(_pinned(parsed, choice, there[choice.tag]) for choice in choices if choice.tag in there)
+            for vendor, choices in chosen.items()
+        }
         return pinned, gone
 
 
@@ -181,11 +193,12 @@ def _as_pinned(image: str, parsed: reference.Reference) -> Resolved:
         if named is None:
             raise errors.NoVariant(f"image {parsed} is for {variant.vendor}, not for a GPU; pin a GPU vendor's image")
         vendors, why = (named,), f"pinned by the user; its name says {named}"
-    return _resolved(image, {vendor: Pinned(image, parsed.tag, variant, why) for vendor in vendors}, by_user=True)
+    return _resolved(image, {vendor: (Pinned(image, parsed.tag, variant, why),) for vendor in vendors}, by_user=True)
 
 
-def _resolved(image: str, by_vendor: dict[tags.GpuVendor, Pinned], *, by_user: bool = False) -> Resolved:
-    return Resolved(image, MappingProxyType(by_vendor), by_user)
+def _resolved(image: str, options: dict[tags.GpuVendor, tuple[Pinned, ...]], *, by_user: bool = False) -> Resolved:
+    by_vendor = {vendor: pinned[0] for vendor, pinned in options.items()}
+    return Resolved(image, MappingProxyType(by_vendor), by_user, options)
 
 
 def _pinned(parsed: reference.Reference, choice: choose.Choice, digest: str) -> Pinned:

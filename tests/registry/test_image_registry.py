@@ -156,6 +156,38 @@ def test_one_name_stands_for_each_vendors_image(oci_registry: oci.OciRegistry) -
         variants(f"{name}:v2")
 
 
+def test_several_variants_of_one_vendor_come_each_by_its_digest(oci_registry: oci.OciRegistry) -> None:
+    name = f"{oci_registry.host}/team/targets"
+    tags = ["v1-rocm6.2-gfx90a", "v1-rocm6.2-gfx942", "v1-sm86", "v1-sm90", "v2-sm90", "v2-nvidia"]
+    pushed = {tag: f"{name}@{oci_registry.push('team/targets', tag, {'BUILT': tag})}" for tag in tags}
+    options = variants(f"{name}:v1").options
+    for vendor, target, tag in [
+        ("amd", "gfx90a", "v1-rocm6.2-gfx90a"),
+        ("amd", "gfx942", "v1-rocm6.2-gfx942"),
+        ("nvidia", "8.6", "v1-sm86"),
+        ("nvidia", "8.9", "v1-sm86"),
+        ("nvidia", "9.0", "v1-sm90"),
+    ]:
+        able = [pinned for name, each in options.items() if name == vendor for pinned in each if pinned.runs_on(target)]
+        assert [(pinned.tag, pinned.image) for pinned in able] == [(tag, pushed[tag])]
+    (neutral,) = variants(f"{name}:v2").options["nvidia"]
+    assert neutral.image == pushed["v2-nvidia"]
+
+
+def test_latest_is_one_form_for_all_vendors(oci_registry: oci.OciRegistry) -> None:
+    name = f"{oci_registry.host}/team/latest"
+
+    def tags(image: str) -> dict[str, str | None]:
+        return {vendor: pinned.tag for vendor, pinned in variants(image).by_vendor.items()}
+
+    for tag in ("latest-nvidia", "latest-amd", "nvidia"):
+        oci_registry.push("team/latest", tag)
+    assert tags(f"{name}:latest") == tags(name) == {"nvidia": "latest-nvidia", "amd": "latest-amd"}
+    oci_registry.push("team/latest", "amd")
+    assert tags(f"{name}:latest") == {"nvidia": "latest-nvidia", "amd": "latest-amd"}
+    assert tags(name) == {"nvidia": "nvidia", "amd": "amd"}
+
+
 def test_a_tag_that_is_pushed_again_is_seen_after_the_answer_has_run_out(oci_registry: oci.OciRegistry) -> None:
     oci_registry.push("client/moved", "nvidia", {"A": "1"})
 

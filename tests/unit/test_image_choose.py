@@ -7,8 +7,13 @@ from images import choose
 APP = "docker.io/repo/app"
 
 
+def options(tags: str, wanted: str | None, repository: str = APP) -> dict[str, list[str]]:
+    found = choose.candidates(tags.split(), wanted, repository)
+    return {vendor: [choice.tag for choice in choices] for vendor, choices in found.items()}
+
+
 def chosen(tags: str, wanted: str | None, repository: str = APP) -> dict[str, str]:
-    return {vendor: choice.tag for vendor, choice in choose.candidates(tags.split(), wanted, repository).items()}
+    return {vendor: tags[0] for vendor, tags in options(tags, wanted, repository).items()}
 
 
 @pytest.mark.parametrize(
@@ -109,10 +114,81 @@ def test_repositories_that_mean_something_by_their_plain_tags(
     assert chosen(tags, wanted, repository) == expected
 
 
+@pytest.mark.parametrize(
+    ("tags", "wanted", "expected"),
+    [
+        # Each form where every vendor has it, the preferred one first.
+        ("latest-nvidia latest-amd nvidia", "latest", {"nvidia": "latest-nvidia", "amd": "latest-amd"}),
+        ("latest-nvidia latest-amd nvidia", None, {"nvidia": "latest-nvidia", "amd": "latest-amd"}),
+        ("latest-nvidia nvidia amd", "latest", {"nvidia": "nvidia", "amd": "amd"}),
+        ("latest-nvidia nvidia amd", None, {"nvidia": "nvidia", "amd": "amd"}),
+        ("latest-nvidia latest-amd nvidia amd", "latest", {"nvidia": "latest-nvidia", "amd": "latest-amd"}),
+        ("latest-nvidia latest-amd nvidia amd", None, {"nvidia": "nvidia", "amd": "amd"}),
+        ("nvidia-latest cuda12.4", "latest", {"nvidia": "nvidia-latest"}),
+        ("latest-cuda12.4 nvidia", "latest", {"nvidia": "latest-cuda12.4"}),
+        ("latest-sm90 nvidia", "latest", {"nvidia": "latest-sm90"}),
+        # Neither: vendor by vendor.
+        ("nvidia latest-amd", "latest", {"nvidia": "nvidia", "amd": "latest-amd"}),
+        (
+            "nvidia latest-nvidia latest-amd xpu",
+            "latest",
+            {"nvidia": "latest-nvidia", "amd": "latest-amd", "intel": "xpu"},
+        ),
+        ("nvidia latest-nvidia latest-amd xpu", None, {"nvidia": "nvidia", "amd": "latest-amd", "intel": "xpu"}),
+    ],
+)
+def test_vendors_get_the_same_form_of_latest(tags: str, wanted: str | None, expected: dict[str, str]) -> None:
+    assert chosen(tags, wanted) == expected
+    assert chosen(" ".join(reversed(tags.split())), wanted) == expected
+
+
+def test_a_publishers_plain_latest_counts_as_latest() -> None:
+    repository = "docker.io/ollama/ollama"
+    both = {"nvidia": "latest", "amd": "latest-rocm"}
+    assert chosen("latest latest-rocm rocm", "latest", repository) == both
+    assert chosen("latest latest-rocm rocm", None, repository) == both
+    assert chosen("latest rocm cuda", None, repository) == {"nvidia": "cuda", "amd": "rocm"}
+
+
+@pytest.mark.parametrize(
+    ("tags", "wanted", "expected"),
+    [
+        ("v1-rocm6.2-gfx942 v1-rocm6.2-gfx90a", "v1", {"amd": ["v1-rocm6.2-gfx90a", "v1-rocm6.2-gfx942"]}),
+        ("v1-sm86 v1-sm90 v1-amd", "v1", {"nvidia": ["v1-sm90", "v1-sm86"], "amd": ["v1-amd"]}),
+        # The best for each set of targets, however it is written.
+        ("v1-rocm6.2-gfx942 v1-rocm7.2-mi30x v1-gfx90a", "v1", {"amd": ["v1-gfx90a", "v1-rocm7.2-mi30x"]}),
+        ("v1-gfx942-gfx90a v1-gfx90a-gfx942", "v1", {"amd": ["v1-gfx90a-gfx942"]}),
+        # What is made for a device comes before what also runs on it.
+        ("v1-sm80 v1-sm90 v1-sm86 v1-sm90a", "v1", {"nvidia": ["v1-sm90a", "v1-sm90", "v1-sm86", "v1-sm80"]}),
+        ("v1-sm80-sm86 v1-sm80 v1-sm86", "v1", {"nvidia": ["v1-sm86", "v1-sm80-sm86", "v1-sm80"]}),
+        ("v1-gfx120X v1-gfx1201", "v1", {"amd": ["v1-gfx1201", "v1-gfx120X"]}),
+        ("v1-cuda12.4-sm86 v1-cuda12.8-sm80", "v1", {"nvidia": ["v1-cuda12.8-sm80", "v1-cuda12.4-sm86"]}),
+        # Not needed beside one for any device, nor mixed with another form, which may be another build.
+        ("v1-rocm6.2-gfx942 v1-rocm6.2-gfx90a v1-rocm6.1", "v1", {"amd": ["v1-rocm6.1"]}),
+        ("v1-sm86 v1-sm90 nvidia", "v1", {"nvidia": ["v1-sm90", "v1-sm86"]}),
+        ("v1-sm86 sm90", "v1", {"nvidia": ["v1-sm86"]}),
+        ("sm86 sm90", "v1", {"nvidia": ["sm90", "sm86"]}),
+        ("sm86 sm90 latest-sm80", None, {"nvidia": ["sm90", "sm86"]}),
+        # The one that was asked for.
+        ("v1-sm86 v1-sm90", "v1-sm86", {"nvidia": ["v1-sm86"]}),
+    ],
+)
+def test_without_one_for_any_device_there_is_one_for_each_set_of_targets(
+    tags: str, wanted: str | None, expected: dict[str, list[str]]
+) -> None:
+    assert options(tags, wanted) == expected
+    assert options(" ".join(reversed(tags.split())), wanted) == expected
+
+
+def test_a_vendor_has_no_more_variants_than_are_worth_asking_for() -> None:
+    tags = [f"v1-gfx9{index:02x}" for index in range(40)]
+    assert options(" ".join(tags), "v1") == {"amd": tags[: choose.MAX_OPTIONS]}
+
+
 def test_the_reasons_say_why_this_tag_and_not_another() -> None:
     def why(tags: str, wanted: str | None, vendor: str = "nvidia") -> str:
         found = choose.candidates(tags.split(), wanted, APP)
-        return next(choice.why for name, choice in found.items() if name == vendor)
+        return next(choices[0].why for name, choices in found.items() if name == vendor)
 
     assert why("v1-nvidia", "v1") == "v1-nvidia is NVIDIA's, the only one for v1"
     assert why("v1-cuda12.4 v1-cuda12.10 v1-cuda9", "v1") == (
@@ -126,9 +202,21 @@ def test_the_reasons_say_why_this_tag_and_not_another() -> None:
     assert why("v1-rocm7.2-mi30x", "v1", "amd") == (
         "v1-rocm7.2-mi30x is AMD's (ROCm 7.2) for gfx942 only, the only one for v1"
     )
+    assert why("v1-gfx942 v1-gfx90a", "v1", "amd") == (
+        "v1-gfx90a is AMD's for gfx90a only, the only one for v1 with these targets"
+    )
+    assert why("v1-sm90 v1-cuda12.4-sm90 v1-sm86", "v1") == (
+        "v1-sm90 is NVIDIA's for sm90 only, taken before v1-cuda12.4-sm90: "
+        "the publisher's default, without a runtime version"
+    )
+    assert why("v1-sm90 v1-sm86 nvidia", "v1").endswith("taken before nvidia: the version that was asked for")
+    assert why("nvidia", None) == "nvidia is NVIDIA's, the only one for the untagged image"
+    assert why("nvidia latest-nvidia", None).endswith("taken before latest-nvidia: asked for without a tag")
+    assert why("nvidia latest-nvidia", "latest").endswith("taken before nvidia: latest, as it was asked for")
+    assert why("nvidia latest-nvidia amd", "latest").endswith("before latest-nvidia: the form that every vendor has")
     assert why("amd", "amd", "amd") == ("the tag asked for is AMD's itself, so no other vendor's image was looked for")
 
 
 def test_a_choice_for_some_devices_says_which() -> None:
-    assert choose.candidates(["v1-mi30x"], "v1", APP)["amd"].targets == ("gfx942",)
-    assert choose.candidates(["v1-amd", "v1-mi30x"], "v1", APP)["amd"].targets == ()
+    assert choose.candidates(["v1-mi30x"], "v1", APP)["amd"][0].targets == ("gfx942",)
+    assert choose.candidates(["v1-amd", "v1-mi30x"], "v1", APP)["amd"][0].targets == ()

@@ -26,6 +26,7 @@ class FakeRegistry:
         self.failing: dict[str, errors.RegistryError] = {}
         self.asked: list[str] = []
         self.pause = 0.0
+        self.pending, self.most_pending = 0, 0
 
     async def tags(self, image: reference.Reference) -> tuple[str, ...]:
         return tuple(sorted(await self._answer("tags", image)))
@@ -38,7 +39,10 @@ class FakeRegistry:
 
     async def _answer(self, what: str, image: reference.Reference) -> set[str]:
         self.asked.append(what)
+        self.pending += 1
+        self.most_pending = max(self.most_pending, self.pending)
         await asyncio.sleep(self.pause)
+        self.pending -= 1
         if what in self.failing:
             raise self.failing[what]
         name = image.repository.rpartition("/")[2]
@@ -79,6 +83,48 @@ def test_each_vendor_gets_its_variant_by_digest() -> None:
         "v1-rocm6.2 is AMD's (ROCm 6.2), the only one for v1",
     )
     assert sorted(registry.asked) == ["tags", "v1-nvidia", "v1-rocm6.2"]
+
+
+def options(resolved: resolve.Resolved) -> dict[str, list[str]]:
+    return {vendor: [pinned.image for pinned in each] for vendor, each in resolved.options.items()}
+
+
+def test_variants_for_some_devices_each_come_all_by_digest_and_at_once() -> None:
+    registry = FakeRegistry(app=["v1-rocm6.2-gfx942", "v1-rocm6.2-gfx90a", "v1-nvidia", "v1-sm90"])
+    resolved = variants(registry, "repo/app:v1")
+    assert registry.most_pending == 3
+    assert options(resolved) == {
+        "nvidia": [f"repo/app@{digest_of('v1-nvidia')}"],
+        "amd": [f"repo/app@{digest_of(tag)}" for tag in ("v1-rocm6.2-gfx90a", "v1-rocm6.2-gfx942")],
+    }
+    assert images(resolved) == {vendor: each[0] for vendor, each in options(resolved).items()}
+    assert next(each.tag for each in resolved.options["amd"] if each.runs_on("gfx942")) == "v1-rocm6.2-gfx942"
+    assert not any(each.runs_on("gfx950") for each in resolved.options["amd"])
+
+
+def test_one_of_several_that_vanished_leaves_the_others() -> None:
+    registry = FakeRegistry(app=["v1-sm90", "v1-sm86", "v1-cuda12.4-sm86", "v1-sm80"])
+    registry.gone = {"v1-sm86", "v1-sm80"}
+    left = [f"repo/app@{digest_of(tag)}" for tag in ("v1-sm90", "v1-cuda12.4-sm86")]
+    assert options(variants(registry, "repo/app:v1")) == {"nvidia": left}
+
+
+def test_one_of_several_whose_digest_cannot_be_had_is_never_just_left_out() -> None:
+    registry = FakeRegistry(app=["v1-sm90", "v1-sm86"])
+    registry.failing["v1-sm86"] = errors.RegistryUnreachable("registry docker.io: status 503")
+    with pytest.raises(errors.RegistryUnreachable, match="503"):
+        variants(registry, "repo/app:v1")
+
+
+@pytest.mark.parametrize("image", ["repo/app:v1-sm86", f"repo/app@{DIGEST}", f"repo/app:v1-sm86@{DIGEST}"])
+def test_what_the_user_names_or_pins_is_the_only_option(image: str) -> None:
+    resolved = variants(FakeRegistry(app=["v1-sm86", "v1-sm90"]), image)
+    assert resolved.options == {vendor: (pinned,) for vendor, pinned in resolved.by_vendor.items()}
+
+
+def test_without_options_those_of_each_vendor_are_the_only_ones() -> None:
+    found = variants(FakeRegistry(app=["v1-sm86", "v1-sm90"]), "repo/app:v1").by_vendor
+    assert resolve.Resolved("repo/app:v1", found, pinned_by_user=False).options == {"nvidia": (found["nvidia"],)}
 
 
 def test_an_image_that_names_its_vendor_needs_no_list_of_tags() -> None:
