@@ -1,7 +1,7 @@
 """A pod -> the question it puts: its needs, which container gets the devices, and how many the whole pod takes."""
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from capability_db import errors as capability_errors
 from capability_db import vendors
@@ -26,8 +26,12 @@ class Question:
     def ask(self, pod: kube.Pod, image: resolve.Resolved | None) -> offers_.Ask:
         """The question as `offers.survey` takes it."""
         named = kube.named_nodes(pod.spec)
-        runs_on = None if image is None else {vendor: each.runs_on for vendor, each in image.by_vendor.items()}
+        runs_on = None if image is None else {vendor: _one_runs(each) for vendor, each in image.options.items()}
         return offers_.Ask(pod, self.needs, self.count, runs_on, frozenset(named) if named else None)
+
+
+def _one_runs(options: tuple[resolve.Pinned, ...]) -> Callable[[Collection[str]], bool]:
+    return lambda targets: any(all(option.runs_on(target) for target in targets) for option in options)
 
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"

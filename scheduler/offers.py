@@ -1,7 +1,7 @@
 """What could serve a pod now, and the choice among it: the one decision behind webhook, extender, CLI and tests."""
 
 import collections
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from capability_db import node_facts, vendors
@@ -23,9 +23,9 @@ class Ask:
     needs: Needs
     count: int
     """Devices that the whole pod takes of its resource."""
-    runs_on: Mapping[VendorName, Callable[[str], bool]] | None = None
-    """Vendors that the image has a variant for, with what says whether it runs on a compute capability or gfx target;
-    None: any."""
+    runs_on: Mapping[VendorName, Callable[[Collection[str]], bool]] | None = None
+    """Vendors that the image has variants for, with what says whether one of them runs on all of some targets (compute
+    capabilities, gfx targets); None: any."""
     nodes: frozenset[str] | None = None
     """The nodes that the pod names itself; None: any."""
 
@@ -199,12 +199,10 @@ def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
     runs_on = ask.runs_on.get(device.vendor)
     if runs_on is None:
         missing.append(fit.Unmet("image", f"{device.vendor}: the image has no {device.vendor} variant", None))
-    else:
-        missing += [
-            fit.Unmet("image", f"{sku.id}: the image's {device.vendor} variant is not built for {sku.target}", None)
-            for sku in device.skus
-            if sku.target and not runs_on(sku.target)
-        ]
+    elif (targets := [sku.target for sku in device.skus if sku.target]) and not runs_on(targets):
+        name = "/".join(sku.id for sku in device.skus)
+        text = f"{name}: the image has no {device.vendor} variant built for {' and '.join(targets)}"
+        missing.append(fit.Unmet("image", text, None))
     return missing
 
 
@@ -320,6 +318,15 @@ class Admitted:
 
     partitions: Mapping[str, Partitions]
     """By SKU id."""
+
+
+def image_lacks(ask: Ask, fleet: fleets.Fleet) -> str | None:
+    """What the image would need for a GPU that meets all else; None: the image is not to blame."""
+    for device in _possible(fleet):
+        missing = _missing(ask, device)
+        if missing and all(each.key == "image" for each in missing):
+            return missing[0].text
+    return None
 
 
 def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:

@@ -5,13 +5,12 @@ and doing it twice changes nothing more.
 """
 
 import copy
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from capability_db import quantities, vendors
-from capability_db.sku import VendorName
 from images import resolve
 from scheduler import asks, decision, errors, fit, kube, needs, offers
 from scheduler import fleet as fleets
@@ -33,7 +32,7 @@ BEST = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Admission:
     """The answer to an admitted pod."""
 
@@ -65,13 +64,17 @@ def admit(
     choice = survey.choice
     if choice is None:
         have = ", ".join(sorted(image.by_vendor))
+        lacks = offers.image_lacks(ask, fleet) or f"no {have} GPU model meets the pod's needs"
         raise errors.NothingFits(
-            f"image {image.requested}: has variants for {have} only, and no {have} GPU model meets the pod's needs; "
-            "push a variant for another vendor or relax the needs"
+            f"image {image.requested}: has variants for {have} only, none for a GPU that the pod needs ({lacks}); "
+            "push that variant or relax the needs"
         )
     warnings = _check_named_node(pod, survey, choice)
-    admitted = offers.admitted_skus(ask, choice.device.resource, fleet)
-    made = _decide(pod, question, image, choice, admitted, survey, new_id())
+    chosen = _variant(image, choice)
+    one = {choice.device.vendor: lambda targets: all(chosen.runs_on(target) for target in targets)}
+    admitted = offers.admitted_skus(dataclasses.replace(ask, runs_on=one), choice.device.resource, fleet)
+    swapped = {} if image.pinned_by_user else _swapped(pod, question, chosen)
+    made = _decide(pod, question, image, swapped, choice, admitted, survey, new_id())
     return Admission(
         _write(document, question, fleet, ask, admitted, made),
         made,
@@ -121,13 +124,13 @@ def _decide(
     pod: kube.Pod,
     question: asks.Question,
     image: resolve.Resolved,
+    swapped: dict[str, str],
     choice: offers.Choice,
     admitted: offers.Admitted,
     survey: offers.Survey,
     decision_id: str,
 ) -> decision.Decision:
     device = choice.device
-    swapped = {} if image.pinned_by_user else _swapped(pod, question, image, device.vendor)
     return decision.Decision(
         id=decision_id,
         vendor=device.vendor,
@@ -196,10 +199,16 @@ def _kept(pod: kube.Pod, question: asks.Question, image: resolve.Resolved) -> tu
     return tuple(kept)
 
 
-def _swapped(pod: kube.Pod, question: asks.Question, image: resolve.Resolved, vendor: VendorName) -> dict[str, str]:
+def _variant(image: resolve.Resolved, choice: offers.Choice) -> resolve.Pinned:
+    """The first of the vendor's variants that runs on whatever device of the chosen class the pod is given."""
+    targets = [sku.target for sku in choice.device.skus if sku.target]
+    options = image.options[choice.device.vendor]
+    return next(option for option in options if all(option.runs_on(target) for target in targets))
+
+
+def _swapped(pod: kube.Pod, question: asks.Question, chosen: resolve.Pinned) -> dict[str, str]:
     """Container -> image for every container that names the same logical image as the one that gets the GPU."""
-    chosen = image.by_vendor[vendor].image
-    return {each.name: chosen for each in pod.containers if each.image == question.container.image}
+    return {each.name: chosen.image for each in pod.containers if each.image == question.container.image}
 
 
 def _write(

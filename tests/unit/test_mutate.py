@@ -8,6 +8,7 @@ import gpunodes
 import placing
 import pytest
 
+from images import resolve, tags
 from scheduler import decision, errors, kube
 
 Json = dict[str, Any]
@@ -340,3 +341,20 @@ def test_whole_devices_are_never_slices() -> None:
     assert made.node == "w"
     spec = kube.to_pod(mutated).spec
     assert not kube.node_affinity_holds(spec, "slices", single.rows["slices"].labels)
+
+
+def test_of_several_variants_of_a_vendor_the_one_built_for_the_gpu_is_taken_and_its_gpus_alone_admitted() -> None:
+    def pinned(target: str) -> resolve.Pinned:
+        variant = tags.decode(f"v1-rocm6.2-{target}")
+        return resolve.Pinned(f"registry.test/team/app@sha256:{target}", f"v1-rocm6.2-{target}", variant, "")
+
+    both = (pinned("gfx942"), pinned("gfx90a"))
+    several = resolve.Resolved("registry.test/team/app:v1", {"amd": both[0]}, False, {"amd": both})
+    table = placing.fleet_of([gpunodes.amd("mi300x", "mi300x"), gpunodes.amd("mi210", "mi210")])
+    for needs, image, skus in (
+        ({"memory": "32Gi"}, both[1].image, ("mi210",)),
+        ({"memory": "100Gi"}, both[0].image, ("mi300a", "mi300x", "mi308x", "mi325x")),
+    ):
+        made = placing.admit(gpunodes.pod("p", "registry.test/team/app:v1", **needs), table, several).decision
+        assert made.images == {"main": image}
+        assert set(made.skus) & {"mi210", "mi300a", "mi300x", "mi308x", "mi325x"} == set(skus)
