@@ -54,7 +54,7 @@ def parse(text: str, source: str) -> list[Json]:
         documents = _load_json(text)
     except json.JSONDecodeError as error:
         documents, no_json = None, error
-    except RecursionError as error:
+    except (RecursionError, ValueError) as error:  # the latter for numbers of thousands of digits
         raise errors.InvalidInput(f"{source}: no JSON: {error}") from error
     try:
         documents = list(_load_yaml(text)) if documents is None else documents

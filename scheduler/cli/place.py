@@ -176,6 +176,8 @@ def command(
         try:
             placed = place_one(document, fleet, images, source)
         except errors.AnygpuError as error:
+            if not several and not isinstance(error, Refused):
+                raise
             status = max(status, error.exit_status)
             name = f"{documents.describe(document)}: " if several else ""
             common.warn(f"error: {name}{error}")

@@ -68,6 +68,7 @@ BOMB = "kind: Node\na0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("kind: Pod\na: " + "9" * 5000, "no YAML: "),
         ("kind: Pod\n[a, b]: c", "no YAML: "),
         ('{"a":' * 5000, ""),
+        ('{"kind": "Pod", "a": ' + "9" * 5000 + "}", "no JSON: "),
         (BOMB, "its aliases"),
         ("&a\nkind: List\nitems: [*a]", "its aliases"),
         ("kind: Node\nmetadata: &a\n  labels: *a", "its aliases"),
@@ -87,7 +88,7 @@ BOMB = "kind: Node\na0: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
         ("[" * 100_000, "nests deeper than"),
         ("- " * 100_000 + "a", "nests deeper than"),
     ],
-    ids=range(29),
+    ids=range(30),
 )
 def test_a_bad_snapshot_is_refused_in_one_line_that_names_it(text: str, says: str) -> None:
     message = refused(text)
