@@ -14,7 +14,6 @@ from scheduler import decision as decisions
 from scheduler import kube
 from scheduler.ledger import Hold, Ledger
 
-READY_TAINTS = frozenset({"node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"})
 CORDON_TAINT = "node.kubernetes.io/unschedulable"
 
 

@@ -20,15 +20,6 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """An immutable piece of an API object; fields that the API sends as null read as their defaults."""
 
 
-class OwnerReference(Base, frozen=True):
-    """Who made an object."""
-
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-    controller: bool | None = None
-
-
 class Metadata(Base, frozen=True):
     """Object metadata."""
 
@@ -39,8 +30,6 @@ class Metadata(Base, frozen=True):
     resource_version: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
-    owner_references: list[OwnerReference] | None = None
-    deletion_timestamp: str | None = None
 
 
 class Taint(Base, frozen=True):

@@ -70,10 +70,6 @@ class Ledger:
         if hold is not None:
             self._count(hold, -hold.count)
 
-    def reserved(self, decision_id: str) -> bool:
-        """Whether the decision was made here moments ago and its pod has not been seen yet."""
-        return decision_id in self._deadlines
-
     def expire(self, now: float) -> int:
         """Drop reservations and lapsing holds past their deadline; says how many."""
         for key in self._lapsing:

@@ -1,6 +1,7 @@
 """What could serve a pod now, and the choice among it: the one decision behind webhook, extender, CLI and tests."""
 
 import collections
+import dataclasses
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -58,7 +59,7 @@ class Verdict:
     missing: tuple[fit.Unmet, ...] = ()
     """The needs that the node's closest device fails."""
     change: str | None = None
-    """The one change of the pod with which the node would take it now."""
+    """The one change of the pod with which the node would take it now; only looked for where no node fits."""
 
     @property
     def fits(self) -> bool:
@@ -90,13 +91,22 @@ class Survey:
 
 def survey(ask: Ask, fleet: fleets.Fleet) -> Survey:
     """Ask every node, then choose; the same answer for the same objects, whatever order they came in."""
-    requests = kube.pod_requests(ask.pod)
     rows = [fleet.rows[name] for name in sorted(fleet.rows)]
-    around = predicates.neighbours(ask.pod, rows)
-    # One verdict a device class, not one a node: classes are few.
-    judged = {id(device): _judge(ask, device) for device in fleet.classes()}
-    verdicts = [_verdict(ask, row, requests, fleet, around, judged) for row in rows]
+    look = _Look(
+        ask,
+        fleet,
+        kube.pod_requests(ask.pod),
+        predicates.neighbours(ask.pod, rows),
+        # One verdict a device class, not one a node: classes are few.
+        {id(device): _judge(ask, device) for device in fleet.classes()},
+    )
+    verdicts = [_verdict(look, row) for row in rows]
     fitting = [verdict.offer for verdict in verdicts if verdict.fits and verdict.offer]
+    if not fitting:  # else nobody needs advice
+        verdicts = [
+            dataclasses.replace(verdict, change=_change(look, row)) if verdict.missing else verdict
+            for verdict, row in zip(verdicts, rows, strict=True)
+        ]
     scores = score.points([offer.key for offer in fitting])
     return Survey(verdicts, _choose(ask, verdicts, fitting, fleet), scores)
 
@@ -105,76 +115,75 @@ Judged = tuple[list[fit.Unmet], score.Rank]
 """What a device class lacks, and its rank."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What is the same for every node of one survey."""
+
+    ask: Ask
+    fleet: fleets.Fleet
+    requests: Mapping[str, int]
+    around: predicates.Neighbours
+    judged: Mapping[int, Judged]
+
+    def free(self, row: fleets.Row, resource: str) -> int:
+        """Devices that neither bound pods nor unbound pods' holds take; below 0: held more than once."""
+        return max(0, row.free(resource)) - self.fleet.ledger.on_node(row.name, resource)
+
+    def elsewise(self, row: fleets.Row, device: DeviceClass) -> str | None:
+        """Why kube-scheduler (for a named node its kubelet) would refuse the node, devices and amounts aside."""
+        tolerated = vendors.VENDORS[device.vendor].tolerates
+        reason = predicates.static_reason(self.ask.pod, row, tolerated)
+        if reason is None and not self.ask.pod.spec.node_name:
+            reason = predicates.pod_affinity_reason(self.around, row)
+        return reason
+
+    def short(self, row: fleets.Row) -> str | None:
+        """Which resource other than GPUs is short."""
+        return predicates.resource_reason(self.requests, row, skip=vendors.gpu_resources(self.requests))
+
+
 def _judge(ask: Ask, device: DeviceClass) -> Judged:
     missing = _missing(ask, device)
     return missing, () if missing else score.rank(ask.needs, device)
 
 
-def _verdict(
-    ask: Ask,
-    row: fleets.Row,
-    requests: Mapping[str, int],
-    fleet: fleets.Fleet,
-    around: predicates.Neighbours,
-    judged: Mapping[int, Judged],
-) -> Verdict:
+def _verdict(look: _Look, row: fleets.Row) -> Verdict:
+    ask = look.ask
     if ask.nodes is not None and row.name not in ask.nodes:
         return Verdict(row.name, None, OTHER_NODE)
     offers: list[Offer] = []
     closest: list[fit.Unmet] | None = None
     for pool in row.facts.pools:
-        missing, rank = judged[id(pool.device)]
+        missing, rank = look.judged[id(pool.device)]
         if not missing and pool.allocatable < ask.count:
             missing = [_too_few(pool, ask)]
         if not missing:
-            held = fleet.ledger.on_node(row.name, pool.device.resource)
-            left = max(0, row.free(pool.device.resource)) - held - ask.count
-            offers.append(Offer(row, pool, rank, left))
+            offers.append(Offer(row, pool, rank, look.free(row, pool.device.resource) - ask.count))
         elif closest is None or len(missing) < len(closest):
             closest = missing
-    if closest is None and not offers:
-        return Verdict(row.name, None, _no_device(row))
-    if closest is not None and not offers:
-        change = _change(ask, row, requests, fleet, around, judged)
-        return Verdict(row.name, None, closest[0].text, tuple(closest), change)
+    if not offers:
+        return Verdict(row.name, None, closest[0].text if closest else _no_device(row), tuple(closest or ()))
     # A free pool is better than a full one of a better rank: the pod could start now.
     offer = min(offers, key=lambda each: (each.left < 0, each.key))
-    tolerated = vendors.VENDORS[offer.pool.device.vendor].tolerates
-    reason = predicates.static_reason(ask.pod, row, tolerated)
-    if reason is None and not ask.pod.spec.node_name:
-        reason = predicates.pod_affinity_reason(around, row)
+    reason = look.elsewise(row, offer.pool.device)
     if reason is not None:
         return Verdict(row.name, None, reason)
-    gpu_names = vendors.gpu_resources(requests)
-    short = predicates.resource_reason(requests, row, skip=gpu_names) or _taken(offer, ask, fleet)
-    return Verdict(row.name, offer, short)
+    return Verdict(row.name, offer, look.short(row) or _taken(offer, look))
 
 
-def _change(
-    ask: Ask,
-    row: fleets.Row,
-    requests: Mapping[str, int],
-    fleet: fleets.Fleet,
-    around: predicates.Neighbours,
-    judged: Mapping[int, Judged],
-) -> str | None:
+def _change(look: _Look, row: fleets.Row) -> str | None:
     """The one change of the pod with which a node that lacks something would take it; None: one is not enough."""
     for pool in row.facts.pools:
-        missing, _ = judged[id(pool.device)]
-        free = max(0, row.free(pool.device.resource)) - fleet.ledger.on_node(row.name, pool.device.resource)
+        missing, _ = look.judged[id(pool.device)]
+        free = look.free(row, pool.device.resource)
         changes = {each.change for each in missing}
         if not missing and free > 0:
             # The device fits, there are only fewer than asked; a model would not fit on fewer.
-            changes = set() if ask.needs.workload else {f"gpus: {free}"}
-        elif free < max([ask.count, *(_devices(change) for change in changes)]):
+            changes = set() if look.ask.needs.workload else {f"gpus: {free}"}
+        elif free < max([look.ask.count, *(_devices(change) for change in changes)]):
             continue
         change = changes.pop() if len(changes) == 1 else None
-        tolerated = vendors.VENDORS[pool.device.vendor].tolerates
-        if change is not None and not (
-            predicates.static_reason(ask.pod, row, tolerated)
-            or predicates.pod_affinity_reason(around, row)
-            or predicates.resource_reason(requests, row, skip=vendors.gpu_resources(requests))
-        ):
+        if change is not None and not (look.elsewise(row, pool.device) or look.short(row)):
             return change
     return None
 
@@ -189,7 +198,7 @@ def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
     unhealthy = pool.capacity - pool.allocatable
     note = f" ({unhealthy} unhealthy)" if unhealthy else ""
     text = f"{pool.device.label}: {pool.allocatable} {pool.device.resource}{note}, {ask.count} asked"
-    return fit.Unmet("gpus", text, f"gpus: {pool.allocatable}" if pool.allocatable else None)
+    return fit.Unmet("gpus", text, None)
 
 
 def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
@@ -206,14 +215,14 @@ def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
     return missing
 
 
-def _taken(offer: Offer, ask: Ask, fleet: fleets.Fleet) -> str | None:
+def _taken(offer: Offer, look: _Look) -> str | None:
     if offer.left >= 0:
         return None
     resource = offer.pool.device.resource
     free = max(0, offer.row.free(resource))
-    held = fleet.ledger.on_node(offer.row.name, resource)
+    held = look.fleet.ledger.on_node(offer.row.name, resource)
     waiting = f", {held} of them held by admitted pods" if held else ""
-    return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {ask.count} asked"
+    return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {look.ask.count} asked"
 
 
 def _no_device(row: fleets.Row) -> str:

@@ -84,7 +84,7 @@ def test_a_pod_is_given_a_gpu_and_what_it_was_given_is_reserved() -> None:
     made = decision.read(after["metadata"]["annotations"])
     assert made is not None
     assert after["spec"]["containers"][0]["resources"]["limits"] == {NVIDIA: "1"}
-    assert hook.fleet.ledger.reserved(made.id)
+    assert made.id in hook.fleet.ledger
     assert hook.fleet.ledger.on_node("t4", NVIDIA) == 1
 
 
