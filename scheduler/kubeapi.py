@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import urllib3
 from kubernetes import client, config
@@ -13,6 +13,9 @@ from scheduler import errors
 
 TIMEOUT_SECONDS = (5.0, 20.0)
 """Connect, read."""
+
+
+PatchKind = Literal["merge", "strategic"]
 
 
 class ApiError(Exception):
@@ -41,18 +44,35 @@ class Api:
         """The open response to a GET; raises ApiError, and urllib3's errors where nobody answers."""
         return self._call("GET", path, list(query.items()), {"Accept": "application/json"}, None, timeout)
 
-    def patch(self, path: str, body: Mapping[str, Any]) -> None:
-        """Apply a JSON merge patch; raises as `get` does."""
-        headers = {"Content-Type": "application/merge-patch+json"}
-        _ = self._call("PATCH", path, [], headers, body, TIMEOUT_SECONDS).data  # read, or the connection is spoilt
+    def patch(self, path: str, body: Mapping[str, Any], kind: PatchKind = "merge") -> Any:
+        """The object after a JSON merge or strategic merge patch; raises as `get` does.
 
-    def post(self, path: str, body: Mapping[str, Any]) -> None:
-        """Create an object; raises as `get` does."""
-        _ = self._call("POST", path, [], {"Content-Type": "application/json"}, body, TIMEOUT_SECONDS).data
+        `metadata.uid` and `metadata.resourceVersion` in the patch are preconditions: where they do not hold, 409.
+        """
+        return self._write(
+            "PATCH", path, body, f"application/{'' if kind == 'merge' else 'strategic-'}merge-patch+json"
+        )
 
-    def get_json(self, path: str) -> Any:
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """What the apiserver answers to a creation; raises as `get` does."""
+        return self._write("POST", path, body)
+
+    def put(self, path: str, body: Mapping[str, Any]) -> Any:
+        """The object as replaced under its `metadata.resourceVersion`; raises as `get` does."""
+        return self._write("PUT", path, body)
+
+    def delete(self, path: str, uid: str, resource_version: str | None = None) -> None:
+        """Delete the object of this uid (and of this version), else 409; raises as `get` does."""
+        wanted = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
+        self._write("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": wanted})
+
+    def _write(self, method: str, path: str, body: Mapping[str, Any], content_type: str = "application/json") -> Any:
+        # Read to the end, or the connection is spoilt.
+        return json.loads(self._call(method, path, [], {"Content-Type": content_type}, body, TIMEOUT_SECONDS).data)
+
+    def get_json(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The parsed answer to a GET; raises as `get` does."""
-        return json.loads(self.get(path, {}).data)
+        return json.loads(self.get(path, query or {}).data)
 
     def _call(
         self,
