@@ -41,6 +41,8 @@ class DeviceClass:
     """Pods that time-share one device; 1 where nothing is shared; None: unknown."""
     evidence: str
     problem: str | None = None
+    dra: bool = False
+    """Whether a DRA driver, whose name stands as the resource, allocates the devices; else a device plugin does."""
 
     def __hash__(self) -> int:
         """Hash by the few fields that tell classes apart in practice: SKUs are large."""

@@ -149,5 +149,5 @@ def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]]
     elif vendor.mode_in(resource) and share == "whole":
         share = "slice"
     container = next(each for each in pod.containers if each.name == name)
-    needed = needed.model_copy(update={"resource": resource, "gpus": count, "share": share})
+    needed = needed.model_copy(update={"resources": (resource,), "gpus": count, "share": share})
     return Question(needed, container, kube.pod_requests(pod)[resource] // 1000, asks_resource=True)

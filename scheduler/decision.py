@@ -22,12 +22,30 @@ class Rejection(Frozen):
     reason: str
 
 
+class Alternative(Frozen):
+    """One way in which a late or claim pod may be bound."""
+
+    resource: str
+    """The device-plugin resource that the node must offer; for claim the DRA driver that allocates."""
+    vendor: VendorName
+    skus: tuple[str, ...]
+    """The SKUs on which the images run."""
+    images: dict[str, str]
+    """Container -> image."""
+    env: dict[str, str] = Field(default_factory=dict)
+    """Environment that differs by vendor; containers read it from annotations of the pod."""
+
+
 class Decision(Frozen):
-    """What one pod was given, and why. The annotation's JSON; fields are only ever added."""
+    """What one pod was given, and why. The annotation's JSON; fields are only ever added.
+
+    For late and claim pods vendor, resource, SKU, node and images are what is expected, as the cluster was at
+    admission, until the pod is bound; then they are what it was given.
+    """
 
     id: Annotated[str, Field(min_length=8, max_length=64)]
     """Names this decision; no two decisions share one."""
-    binding: str = "early"
+    binding: needs_.Binding = "early"
     vendor: VendorName
     resource: str
     """The device-plugin resource injected, or the one the pod already asked."""
@@ -46,6 +64,10 @@ class Decision(Frozen):
     kept: tuple[str, ...] = ()
     """What the pod itself says and anygpu left as it is."""
     rejected: tuple[Rejection, ...] = ()
+    injected: dict[str, int] = Field(default_factory=dict)
+    """What was added to the container's resources; ResourceQuota charges each of these names."""
+    alternatives: tuple[Alternative, ...] = ()
+    """For late and claim, until the pod is bound: what it may be given, the best first."""
 
     @property
     def waits(self) -> bool:

@@ -37,8 +37,11 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
     found: list[Unmet] = []
     if device.problem:
         return [Unmet("problem", f"{name}: {device.problem}", None)]
-    if needs.resource is not None and needs.resource != device.resource:
-        return [Unmet("resource", f"offers {device.resource}, the pod asks {needs.resource}", None)]
+    if needs.resources and device.resource not in needs.resources:
+        asked = " or ".join(needs.resources)
+        return [Unmet("resource", f"offers {device.resource}, the pod asks {asked}", None)]
+    if device.dra != (needs.binding == "claim"):
+        return [_wrong_binding(needs, device)]
     if needs.vendors and device.vendor not in needs.vendors:
         asked = ",".join(needs.vendors)
         found.append(Unmet("vendor", f"{device.vendor}: vendor {asked} asked", f"vendor: {asked},{device.vendor}"))
@@ -51,6 +54,13 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
     for sku in device.skus:
         found += _compute(needs, device, sku)
     return found
+
+
+def _wrong_binding(needs: Needs, device: DeviceClass) -> Unmet:
+    if device.dra:
+        text = f"{device.label}: allocated by the DRA driver {device.resource}, binding {needs.binding} asked"
+        return Unmet("binding", text, "binding: claim")
+    return Unmet("binding", f"{device.label}: offered by a device plugin, binding claim asked", "no binding")
 
 
 def refusal(needs: Needs, device: DeviceClass) -> str | None:
@@ -104,7 +114,7 @@ def _memory(needs: Needs, device: DeviceClass, name: str) -> Iterator[Unmet]:
 
 def _more_devices(needs: Needs, workload: models.Workload, device: DeviceClass) -> str | None:
     """The number of such devices that would hold the pod's model; None: none would, or the pod itself asks its GPUs."""
-    if device.memory_mib is None or device.kind != "whole" or needs.resource is not None:
+    if device.memory_mib is None or device.kind != "whole" or needs.resources:
         return None
     enough = workload.fewest(device.memory_mib * quantities.MIB)
     return f"gpus: {enough}" if enough else None
@@ -241,7 +251,7 @@ def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> s
         if device.skus and missing[0].key not in ("resource", "problem"):
             lacking.append(missing)
     if not lacking:
-        return f"no GPU model of the capability DB is offered as {needs.resource}"
+        return f"no GPU model of the capability DB is offered as {' or '.join(needs.resources)}"
     named = {"sku", "not-sku", "vendor", "mig"}
     closest = min(
         lacking,

@@ -3,6 +3,7 @@
 import difflib
 import math
 import re
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NewType
 
@@ -18,12 +19,18 @@ INJECT_LABEL = "anygpu.io/inject"
 DECISION = "anygpu.io/decision"
 REQUESTED_IMAGE = "anygpu.io/requested-image"
 BOUND_VENDOR = "anygpu.io/bound-vendor"
-WRITTEN_BACK = (DECISION, REQUESTED_IMAGE, BOUND_VENDOR)
-"""Keys that anygpu writes; on a pod that comes in they are dropped, never trusted."""
+RELEASED = "anygpu.io/released"
+"""Says that a bind under way was given up, and when; writing it makes that bind's late Binding a conflict."""
+WRITTEN_BACK = (DECISION, REQUESTED_IMAGE, BOUND_VENDOR, RELEASED)
+ENV_PREFIX = "anygpu.io/env."
+"""`anygpu.io/env.NAME`: environment that differs by vendor, written at bind, read by containers through fieldRef."""
+BINDING_LABEL = "anygpu.io/binding"
+"""On late and claim pods: how they are bound."""
 
 Share = Literal["whole", "slice", "any"]
 Objective = Literal["pack", "cost", "speed", "energy"]
 Preference = Literal["required", "preferred", "none"]
+Binding = Literal["early", "late", "claim"]
 SkuId = NewType("SkuId", str)
 
 MAX_GPUS = 9999
@@ -52,8 +59,9 @@ class Needs(Frozen):
     objective: Objective = "pack"
     max_price_usd_hour: float | None = None
     container: str | None = None
-    resource: str | None = None
-    """The GPU resource that the pod's containers already ask, which fixes the vendor; not an annotation."""
+    binding: Binding = "early"
+    resources: tuple[str, ...] = ()
+    """The names under which the pod's containers ask GPUs, of which a node must offer one; not an annotation."""
 
     @property
     def rate_format(self) -> Format:
@@ -65,9 +73,14 @@ class _Problem(Exception):
     """One key's bad value; its text goes behind the key and the value."""
 
 
+def is_written_back(key: str) -> bool:
+    """Whether an annotation key is one that only anygpu writes: on a pod that comes in it is dropped, never trusted."""
+    return key in WRITTEN_BACK or key.startswith(ENV_PREFIX)
+
+
 def is_opted_in(annotations: Mapping[str, str]) -> bool:
     """Whether a pod asks anything of anygpu: an `anygpu.io/` annotation that is not one anygpu writes."""
-    return any(key.startswith(PREFIX) and key not in WRITTEN_BACK for key in annotations)
+    return any(key.startswith(PREFIX) and not is_written_back(key) for key in annotations)
 
 
 def parse(annotations: Mapping[str, str], catalogue: Catalogue, devices: int | None = None) -> Needs:
@@ -80,7 +93,7 @@ def parse(annotations: Mapping[str, str], catalogue: Catalogue, devices: int | N
     problems: list[str] = []
     stated: dict[str, str] = {}
     for key in sorted(annotations):
-        if not key.startswith(PREFIX) or key in WRITTEN_BACK:
+        if not key.startswith(PREFIX) or is_written_back(key):
             continue
         name, text = key.removeprefix(PREFIX), annotations[key].strip()
         try:
@@ -332,12 +345,6 @@ def _size(field: str, unit: str, example: str) -> Callable[[str, Catalogue], dic
     return parse_size
 
 
-def _binding(text: str, _: Catalogue) -> dict[str, object]:
-    if _one_of(text, ("early", "late", "claim")) != "early":
-        raise _Problem("is not available in this version; early is")
-    return {}
-
-
 _KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
     "gpus": (_gpus, "write the number of devices, for example 2"),
     "memory": (_memory, "write the memory of one device, for example 40Gi"),
@@ -357,7 +364,7 @@ _KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
     "objective": (_choice("objective", ("pack", "cost", "speed", "energy")), "write pack, cost, speed or energy"),
     "max-price": (_number("max_price_usd_hour", "USD per device-hour", "2.50"), "write USD per device-hour"),
     "container": (_container, "write the name of the container that gets the GPU"),
-    "binding": (_binding, "write early"),
+    "binding": (_choice("binding", typing.get_args(Binding)), "write early, late or claim"),
 }
 KEYS = tuple(_KEYS)
 

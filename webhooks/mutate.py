@@ -86,7 +86,7 @@ def admit(
 
 def without_forgeries(document: Json, pod: kube.Pod) -> Json:
     """The pod without keys that only anygpu writes; a mirror pod, which cannot be changed, as it is."""
-    forged = [key for key in needs.WRITTEN_BACK if key in pod.annotations]
+    forged = [key for key in pod.annotations if needs.is_written_back(key)]
     if not forged or asks.MIRROR_ANNOTATION in pod.annotations:
         return document
     metadata = document["metadata"]
@@ -181,7 +181,7 @@ def _rejections(survey: offers.Survey) -> tuple[decision.Rejection, ...]:
 def _kept(pod: kube.Pod, question: asks.Question, image: resolve.Resolved) -> tuple[str, ...]:
     kept: list[str] = []
     if question.asks_resource:
-        kept.append(f"resource {question.needs.resource}: the pod asks it, the vendor follows")
+        kept.append(f"resource {question.needs.resources[0]}: the pod asks it, the vendor follows")
     if image.pinned_by_user:
         kept.append(f"image {image.requested}: pinned by digest")
     affinity = pod.spec.affinity.node_affinity if pod.spec.affinity else None
@@ -222,8 +222,8 @@ def _write(
     result = copy.deepcopy(document)
     metadata, spec = result.setdefault("metadata", {}), result["spec"]
     annotations = dict(metadata.get("annotations") or {})
-    for key in needs.WRITTEN_BACK:
-        annotations.pop(key, None)
+    for key in [key for key in annotations if needs.is_written_back(key)]:
+        del annotations[key]
     annotations[needs.DECISION] = made.model_dump_json()
     if made.images:
         requested = dict.fromkeys(made.images, question.container.image)

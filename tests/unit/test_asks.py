@@ -33,7 +33,7 @@ def refused(asked: kube.Pod) -> str:
 def test_the_first_container_gets_the_devices(stated: dict[str, str], count: int) -> None:
     question = asks.read(pod(container("a"), container("b"), **stated), BUILTIN)
     assert (question.container.name, question.count, question.asks_resource) == ("a", count, False)
-    assert (question.needs.gpus, question.needs.resource) == (count, None)
+    assert (question.needs.gpus, question.needs.resources) == (count, ())
 
 
 def test_a_named_container_gets_them() -> None:
@@ -65,7 +65,7 @@ def test_a_pod_without_containers_puts_no_question() -> None:
 def test_a_resource_that_the_pod_asks_fixes_name_count_and_what_it_may_be(resource: str, share: str) -> None:
     question = asks.read(pod(container("a"), container("b", resource, 2)), BUILTIN)
     assert (question.container.name, question.count, question.asks_resource) == ("b", 2, True)
-    assert (question.needs.resource, question.needs.gpus, question.needs.share) == (resource, 2, share)
+    assert (question.needs.resources, question.needs.gpus, question.needs.share) == ((resource,), 2, share)
 
 
 def test_what_is_asked_in_two_containers_adds_up_for_the_node() -> None:

@@ -230,7 +230,7 @@ def test_devices_of_several_models_fit_only_if_each_does() -> None:
 
 
 def test_a_resource_that_the_pod_asks_itself_is_the_only_one() -> None:
-    asked = needs.Needs(resource="amd.com/gpu")
+    asked = needs.Needs(resources=("amd.com/gpu",))
     assert fit.refusal(asked, H100) == "offers nvidia.com/gpu, the pod asks amd.com/gpu"
     assert fit.refusal(asked, MI300X) is None
 
@@ -321,7 +321,7 @@ def test_a_device_that_is_there_and_fits_makes_needs_possible() -> None:
 
 @pytest.mark.parametrize("resource", ["nvidia.com/gpu", "nvidia.com/mig-1g.10gb", "amd.com/cpx_nps4", "amd.com/gpu"])
 def test_a_resource_that_the_database_can_offer_is_possible(resource: str) -> None:
-    assert fit.impossible(needs.Needs(resource=resource, share="slice"), BUILTIN, []) is None
+    assert fit.impossible(needs.Needs(resources=(resource,), share="slice"), BUILTIN, []) is None
 
 
 def test_a_resource_that_no_model_is_offered_as_is_named() -> None:
