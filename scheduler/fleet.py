@@ -4,14 +4,14 @@ One writer (the event loop); nothing here blocks or fails for one bad object. St
 applied, so that a restart computes the same.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capability_db import errors as capability_errors
 from capability_db import node_facts, vendors
 from capability_db.catalogue import Catalogue
 from scheduler import decision as decisions
-from scheduler import kube
+from scheduler import kube, reservations
 from scheduler.ledger import Hold, Ledger
 
 CORDON_TAINT = "node.kubernetes.io/unschedulable"
@@ -54,6 +54,10 @@ class Row:
                 return f"not ready (Ready is {condition.status or 'empty'})"
         return None
 
+    def offered(self, names: Collection[str]) -> list[str]:
+        """Which of some resource names the node lists at all, be it at 0: its kubelet demands these of a pod."""
+        return [name for name in names if name in self.allocatable or name in self.capacity]
+
     def free(self, resource: str) -> int:
         """Whole units of a resource that bound pods leave; below 0 where devices failed under running pods."""
         return (self.allocatable.get(resource, 0) - self.usage.amounts.get(resource, 0)) // 1000
@@ -66,6 +70,11 @@ class Fleet:
         self.catalogue = catalogue
         self.rows: dict[str, Row] = {}
         self.ledger = Ledger()
+        """What unbound pods are expected to take: good to know, and no promise."""
+        self.promises = Ledger()
+        """What unbound pods were promised: the entries of `reservations` that no bound pod stands for."""
+        self.reservations: dict[str, reservations.Record] = {}
+        """By node: what its object in the API says."""
         self.opted_out: set[str] = set()
         """Namespaces that keep anygpu away."""
         self.facts_version = 0
@@ -75,6 +84,8 @@ class Fleet:
         self._usage: dict[str, Usage] = {}
         self._pods: dict[kube.PodUid, kube.Pod] = {}
         self._requests: dict[kube.PodUid, dict[str, int]] = {}
+        self._promised: dict[kube.PodUid, dict[str, reservations.Entry]] = {}
+        """Node -> entry, for each pod that has any."""
 
     def apply_node(self, node: kube.Node) -> None:
         """Take a node as it is now."""
@@ -88,14 +99,7 @@ class Fleet:
         ):
             self.rows[name] = Row(node, old.facts, old.allocatable, old.capacity, old.usage, old.labels)
             return
-        allocatable = kube.amounts(node.status.allocatable)
-        capacity = kube.amounts(node.status.capacity) or allocatable
-        facts = node_facts.read(
-            node.metadata.labels or {},
-            {key: amount // 1000 for key, amount in allocatable.items()},
-            {key: amount // 1000 for key, amount in capacity.items()},
-            self.catalogue,
-        )
+        facts, allocatable, capacity = read_node(node, self.catalogue)
         pools = tuple(
             node_facts.Pool(self._intern(pool.device), pool.allocatable, pool.capacity, pool.sku_counts)
             for pool in facts.pools
@@ -130,16 +134,7 @@ class Fleet:
             return
         self._take_off(uid)
         self._pods[uid] = pod
-        decided = decisions.read(pod.annotations)
-        if decided is not None:
-            self.ledger.drop(decided.id)
-        hold = None if pod.spec.node_name else _hold(pod, decided)
-        if hold is None:
-            self.ledger.drop(uid)
-        else:
-            self.ledger.put(uid, hold)
-        if hold is not None and pod.unschedulable:
-            self.ledger.lapse(uid)
+        self._hold(uid)
         if pod.spec.node_name:
             requests = self._requests[uid] = _requests(pod)
             usage = self._usage.setdefault(pod.spec.node_name, Usage())
@@ -150,9 +145,66 @@ class Fleet:
                 usage.amounts[resource] = usage.amounts.get(resource, 0) + amount
 
     def remove_pod(self, uid: kube.PodUid) -> None:
-        """Forget a pod and what it took or held."""
+        """Forget a pod and what it took or held; what it was promised no Binding can follow any more."""
         self.ledger.drop(uid)
+        for node, entry in self._promised.pop(uid, {}).items():
+            self._promise(node, entry, drop=True)
         self._take_off(uid)
+
+    def apply_reservations(self, record: reservations.Record) -> None:
+        """Take a node's record as it is now."""
+        old = self.reservations.get(record.node)
+        before = old.entries if old else {}
+        self.reservations[record.node] = record
+        for uid in before.keys() | record.entries.keys():
+            was, now = before.get(uid), record.entries.get(uid)
+            if was == now:
+                continue
+            entries = self._promised.setdefault(uid, {})
+            if was is not None and entries.pop(record.node, None) is not None:
+                self._promise(record.node, was, drop=True)
+            if now is not None:
+                entries[record.node] = now
+            if not entries:
+                del self._promised[uid]
+            self._hold(uid)
+
+    def remove_reservations(self, node: str) -> None:
+        """Forget a node's record."""
+        self.apply_reservations(reservations.Record(node, {}))
+        del self.reservations[node]
+
+    def promised_to(self, uid: kube.PodUid) -> Mapping[str, reservations.Entry]:
+        """Node -> what a pod was promised there."""
+        return self._promised.get(uid, {})
+
+    def _promise(self, node: str, entry: reservations.Entry, *, drop: bool) -> None:
+        for resource, count in entry.devices.items():
+            key = f"{entry.uid}@{node}/{resource}"
+            if drop:
+                self.promises.drop(key)
+            else:
+                self.promises.put(key, Hold(resource, count, node, frozenset()))
+
+    def _hold(self, uid: kube.PodUid) -> None:
+        """Count what an unbound pod was promised, else what its decision expects; a bound pod holds nothing besides."""
+        pod = self._pods.get(uid)
+        bound = pod is not None and bool(pod.spec.node_name)
+        promised = self._promised.get(uid, {})
+        for node, entry in promised.items():
+            self._promise(node, entry, drop=bound)
+        if pod is None:
+            return
+        decided = decisions.read(pod.annotations)
+        if decided is not None:
+            self.ledger.drop(decided.id)
+        hold = None if bound or promised else _hold(pod, decided)
+        if hold is None:
+            self.ledger.drop(uid)
+            return
+        self.ledger.put(uid, hold)
+        if pod.unschedulable:
+            self.ledger.lapse(uid)
 
     def _take_off(self, uid: kube.PodUid) -> None:
         pod = self._pods.pop(uid, None)
@@ -170,7 +222,12 @@ class Fleet:
         if not usage.pods and pod.spec.node_name not in self.rows:
             del self._usage[pod.spec.node_name]
 
-    def replace(self, nodes: Iterable[kube.Node] | None = None, pods: Iterable[kube.Pod] | None = None) -> None:
+    def replace(
+        self,
+        nodes: Iterable[kube.Node] | None = None,
+        pods: Iterable[kube.Pod] | None = None,
+        records: Iterable[reservations.Record] | None = None,
+    ) -> None:
         """Take a whole list, as after a relist: what is not in it is gone."""
         if nodes is not None:
             listed = {node.metadata.name: node for node in nodes}
@@ -184,6 +241,16 @@ class Fleet:
                 self.remove_pod(uid)
             for pod in present.values():
                 self.apply_pod(pod)
+        if records is not None:
+            there = {record.node: record for record in records}
+            for name in [name for name in self.reservations if name not in there]:
+                self.remove_reservations(name)
+            for record in there.values():
+                self.apply_reservations(record)
+
+    def held(self, node: str, resource: str) -> int:
+        """Devices on a node that unbound pods were promised or are expected to take."""
+        return self.promises.on_node(node, resource) + self.ledger.on_node(node, resource)
 
     def pod(self, namespace: str, name: str) -> kube.Pod | None:
         """A pod by name."""
@@ -205,6 +272,19 @@ class Fleet:
 
     def _intern(self, device: node_facts.DeviceClass) -> node_facts.DeviceClass:
         return self._classes.setdefault(device, device)
+
+
+def read_node(node: kube.Node, catalogue: Catalogue) -> tuple[node_facts.NodeFacts, dict[str, int], dict[str, int]]:
+    """What a node's object says: its GPUs, and thousandths of each allocatable resource and of its capacity."""
+    allocatable = kube.amounts(node.status.allocatable)
+    capacity = kube.amounts(node.status.capacity) or allocatable
+    facts = node_facts.read(
+        node.metadata.labels or {},
+        {key: amount // 1000 for key, amount in allocatable.items()},
+        {key: amount // 1000 for key, amount in capacity.items()},
+        catalogue,
+    )
+    return facts, allocatable, capacity
 
 
 def _requests(pod: kube.Pod) -> dict[str, int]:

@@ -45,7 +45,7 @@ def nodes(fleet: fleets.Fleet) -> list[dict[str, Any]]:
                     "capacity": pool.capacity,
                     "allocatable": pool.allocatable,
                     "free": max(0, row.free(pool.device.resource)),
-                    "held": fleet.ledger.on_node(row.name, pool.device.resource),
+                    "held": fleet.held(row.name, pool.device.resource),
                     "evidence": pool.device.evidence,
                     "problem": pool.device.problem,
                 }

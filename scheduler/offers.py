@@ -127,7 +127,7 @@ class _Look:
 
     def free(self, row: fleets.Row, resource: str) -> int:
         """Devices that neither bound pods nor unbound pods' holds take; below 0: held more than once."""
-        return max(0, row.free(resource)) - self.fleet.ledger.on_node(row.name, resource)
+        return max(0, row.free(resource)) - self.fleet.held(row.name, resource)
 
     def elsewise(self, row: fleets.Row, device: DeviceClass) -> str | None:
         """Why kube-scheduler (for a named node its kubelet) would refuse the node, devices and amounts aside."""
@@ -220,7 +220,7 @@ def _taken(offer: Offer, look: _Look) -> str | None:
         return None
     resource = offer.pool.device.resource
     free = max(0, offer.row.free(resource))
-    held = look.fleet.ledger.on_node(offer.row.name, resource)
+    held = look.fleet.held(offer.row.name, resource)
     waiting = f", {held} of them held by admitted pods" if held else ""
     return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {look.ask.count} asked"
 
