@@ -173,6 +173,9 @@ class PodSpec(Base, frozen=True):
 
     node_name: str | None = None
     scheduler_name: str | None = None
+    priority_class_name: str | None = None
+    priority: int | None = None
+    active_deadline_seconds: int | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
     overhead: dict[str, str | int | float] | None = None
