@@ -20,8 +20,18 @@ class Base(msgspec.Struct, frozen=True, kw_only=True, rename="camel", gc=False):
     """An immutable piece of an API object; fields that the API sends as null read as their defaults."""
 
 
+class OwnerReference(Base, frozen=True):
+    """Who owns an object."""
+
+    api_version: str = ""
+    kind: str = ""
+    name: str = ""
+    uid: str = ""
+    controller: bool | None = None
+
+
 class Metadata(Base, frozen=True):
-    """Object metadata."""
+    """Object metadata; times as the API writes them (RFC 3339)."""
 
     name: str = ""
     namespace: str | None = None
@@ -30,6 +40,9 @@ class Metadata(Base, frozen=True):
     resource_version: str | None = None
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    owner_references: list[OwnerReference] | None = None
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
 
 
 class Taint(Base, frozen=True):
@@ -56,6 +69,7 @@ class Condition(Base, frozen=True):
     status: str = ""
     reason: str | None = None
     message: str | None = None
+    last_transition_time: str | None = None
 
 
 class NodeSpec(Base, frozen=True):
@@ -189,6 +203,8 @@ class PodStatus(Base, frozen=True):
     """What of a pod's status matters."""
 
     phase: str | None = None
+    reason: str | None = None
+    message: str | None = None
     conditions: list[Condition] | None = None
     nominated_node_name: str | None = None
 
