@@ -189,6 +189,7 @@ class PodSpec(Base, frozen=True):
     scheduler_name: str | None = None
     priority_class_name: str | None = None
     priority: int | None = None
+    preemption_policy: str | None = None
     active_deadline_seconds: int | None = None
     containers: list[Container] | None = None
     init_containers: list[Container] | None = None
@@ -207,6 +208,7 @@ class PodStatus(Base, frozen=True):
     message: str | None = None
     conditions: list[Condition] | None = None
     nominated_node_name: str | None = None
+    start_time: str | None = None
 
 
 class Pod(Base, frozen=True):
