@@ -22,7 +22,11 @@ import oci
 import registry
 
 #: What fetches the binaries behind a fixture.
-FETCH: dict[str, Callable[[], Path]] = {"control_plane": build.build, "oci_registry": registry.fetch}
+FETCH: dict[str, Callable[[], Path]] = {
+    "control_plane": build.build,
+    "late_control_plane": build.build,
+    "oci_registry": registry.fetch,
+}
 
 #: Why a fixture cannot be had, for those that cannot.
 MISSING = pytest.StashKey[dict[str, str]]()
@@ -64,13 +68,33 @@ def control_plane(
         yield running
 
 
+@pytest.fixture(scope="session")
+def late_control_plane(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[cluster.Cluster]:
+    """Yield a second control plane, for late and claim binding: rights, webhooks and schedulers differ there."""
+    _require(request, "late_control_plane")
+    with cluster.Cluster(tmp_path_factory.mktemp("late-control-plane")) as running:
+        yield running
+
+
 @pytest.fixture
 def namespace(control_plane: cluster.Cluster) -> Iterator[str]:
     """Yield a namespace of this test's own; it is deleted afterwards, and nobody waits for that."""
+    yield from _namespace(control_plane)
+
+
+@pytest.fixture
+def late_namespace(late_control_plane: cluster.Cluster) -> Iterator[str]:
+    """Yield a namespace of this test's own on the control plane with late and claim binding."""
+    yield from _namespace(late_control_plane)
+
+
+def _namespace(running: cluster.Cluster) -> Iterator[str]:
     name = f"test-{uuid.uuid4().hex[:8]}"
-    control_plane.api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    running.api("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     yield name
-    control_plane.kubectl("delete", "namespace", name, "--wait=false")
+    running.kubectl("delete", "namespace", name, "--wait=false")
 
 
 @pytest.fixture(scope="session")
