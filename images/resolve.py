@@ -40,6 +40,10 @@ class Pinned:
         """Whether it is for devices of a compute capability (`9.0`) or compiler target (`gfx942`)."""
         return tags.covers(self.variant.targets, target)
 
+    def runs_on_all(self, targets: Collection[str]) -> bool:
+        """Whether it is for devices of each of some targets."""
+        return all(self.runs_on(target) for target in targets)
+
 
 @dataclass(frozen=True, slots=True)
 class Resolved:

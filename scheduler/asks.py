@@ -7,7 +7,7 @@ from capability_db import errors as capability_errors
 from capability_db import vendors
 from capability_db.catalogue import Catalogue
 from images import resolve
-from scheduler import errors, kube, needs
+from scheduler import decision, errors, kube, needs
 from scheduler import offers as offers_
 
 
@@ -31,7 +31,7 @@ class Question:
 
 
 def _one_runs(options: tuple[resolve.Pinned, ...]) -> Callable[[Collection[str]], bool]:
-    return lambda targets: any(all(option.runs_on(target) for target in targets) for option in options)
+    return lambda targets: any(option.runs_on_all(targets) for option in options)
 
 
 MIRROR_ANNOTATION = "kubernetes.io/config.mirror"
@@ -58,15 +58,37 @@ def concerns(pod: kube.Pod, opted_out: Collection[str]) -> bool:
 def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
     """The pod's question; raises InvalidNeeds naming what is wrong in its annotations or contradicts its spec."""
     needed = needs.parse(pod.annotations, catalogue)
+    made = None if needed.binding == "early" else decision.read(pod.annotations)
+    if made is not None and made.binding != "early":
+        return _decided(pod, made, catalogue)
     containers = pod.spec.containers or []
     if not containers:
         raise errors.InvalidNeeds(["spec.containers: empty; a pod needs a container that gets the GPU"])
     _check_names(pod)
     asked = _gpu_requests(pod)
+    if made is not None:
+        needed = needed.model_copy(update={"binding": made.binding})  # a pod that names its node is decided early
+    elif asked and needed.binding != "early":
+        first, names = next((name, " and ".join(gpus)) for name, gpus in asked.items())
+        raise errors.InvalidNeeds(
+            [
+                f"anygpu.io/binding: {needed.binding} leaves the vendor open, but container {first} asks {names}; "
+                "drop the resource, or the binding"
+            ]
+        )
     if not asked:
         container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
     return _follow(pod, needed, asked, catalogue)
+
+
+def _decided(pod: kube.Pod, made: decision.Decision, catalogue: Catalogue) -> Question:
+    """The question of a late or claim pod that admission has been at: what it asks now are all its alternatives."""
+    needed = needs.parse(pod.annotations, catalogue, devices=made.count)
+    late = made.binding == "late"
+    resources = tuple(made.injected) if late else tuple(dict.fromkeys(each.resource for each in made.alternatives))
+    needed = needed.model_copy(update={"binding": made.binding, "gpus": made.count, "resources": resources})
+    return Question(needed, _named(made.container, pod), made.count, asks_resource=False)
 
 
 def _check_names(pod: kube.Pod) -> None:

@@ -4,16 +4,20 @@ Wire: k8s.io/kube-scheduler/extender/v1, whose fields carry Go's names. Filter w
 fits, and refuses others for good (`FailedAndUnresolvableNodes`): evicting pods would not change what a GPU can do.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from scheduler import asks, errors, fit, kube, score
+from capability_db import errors as capability_errors
+from scheduler import asks, binding, errors, fit, kube, score
 from scheduler import fleet as fleets
 
 NOT_SEEN = "anygpu has not seen this node yet"
 NOT_FREE = "fewer free devices than asked"
 NO_GPU = "no GPU that the pod asks"
+EXPECTED = "its free devices are expected to go to other pods"
+SEVERAL_NAMES = "lists several of the pod's resource names, and its kubelet would demand them all"
 NEEDS_CACHE = "anygpu needs nodeCacheCapable: true in the scheduler's extender configuration"
 
 
@@ -79,38 +83,38 @@ def error_reply(text: str) -> bytes:
 
 
 def refusals(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[str, str]:
-    """Node -> constant text for the nodes that cannot serve the pod; a pod that asks nothing of us is never refused."""
-    if not asks.concerns(pod, fleet.opted_out):
+    """Node -> constant text for the nodes that cannot serve the pod; a pod that asks nothing of us is never refused.
+
+    Of nodes that can, those whose free devices other pods are expected to take are refused as long as there are others.
+    """
+    look = _look(pod, fleet)
+    if look is None:
         return {}
-    try:
-        question = asks.read(pod, fleet.catalogue)
-    except errors.InvalidNeeds as error:
-        # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
-        text = str(error).replace("%", "％")
-        return dict.fromkeys(names, text)
-    by_class = {id(device): fit.refusal(question.needs, device) for device in fleet.classes()}
+    if isinstance(look, str):
+        return dict.fromkeys(names, look)
     rows = fleet.rows
     found: dict[str, str] = {}
+    expected: dict[str, str] = {}
+    free = 0
     for name in names:
         row = rows.get(name)
-        reason = NOT_SEEN if row is None else _refusal(question, row, by_class)
+        reason = NOT_SEEN if row is None else _refusal(look, row)
         if reason is not None:
             found[name] = reason
-    return found
+        elif look.counts and row is not None and not _unexpected(look, row):
+            expected[name] = EXPECTED
+        else:
+            free += 1
+    return found | expected if free else found
 
 
 def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict[str, int]:
     """Node -> 0-10 for the nodes that can serve the pod; empty for a pod that asks nothing of us."""
-    if not asks.concerns(pod, fleet.opted_out):
+    look = _look(pod, fleet)
+    if look is None or isinstance(look, str) or look.question is None:
         return {}
-    try:
-        question = asks.read(pod, fleet.catalogue)
-    except errors.InvalidNeeds:
-        return {}
-    needed = question.needs
-    ranks = {
-        id(device): score.rank(needed, device) for device in fleet.classes() if fit.refusal(needed, device) is None
-    }
+    needed = look.question.needs
+    ranks = {id(device): score.rank(needed, device) for device in fleet.classes() if look.refused[id(device)] is None}
     rows = fleet.rows
     ranked: list[tuple[score.Rank, float, str]] = []
     for name in names:
@@ -121,26 +125,84 @@ def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict
             (rank, left, name)
             for pool in row.facts.pools
             if (rank := ranks.get(id(pool.device))) is not None
-            # What the pod carries kube-scheduler has counted; else a full pool is no place for it.
-            and ((left := row.free(pool.device.resource) - question.count) >= 0 or question.asks_resource)
+            # What kube-scheduler has counted need not be free by our count; else a full pool is no place for the pod.
+            and ((left := look.free(row, pool.device.resource) - look.count) >= 0 or not look.counts)
         ]
         if keys:
             ranked.append(min(keys))
     return score.points(ranked)
 
 
-def _refusal(question: asks.Question, row: fleets.Row, by_class: Mapping[int, str | None]) -> str | None:
-    """Why the node cannot serve the pod.
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Look:
+    """What is the same for every node of one call."""
 
-    Devices are counted only for a pod that carries no GPU resource: what it carries kube-scheduler counts itself, and
-    a count of ours that lags behind would park the pod until the next event.
-    """
+    fleet: fleets.Fleet
+    uid: kube.PodUid
+    question: asks.Question | None
+    """None: a pod that asks nothing of us, on the scheduler that leaves all counting to us."""
+    refused: Mapping[int, str | None]
+    """By id of a device class: why it does not fit."""
+    takes: Mapping[str, int]
+    """The device-plugin resources that the pod carries: all of them, or for a late pod one of them."""
+    count: int
+    counts: bool
+    """Whether devices are counted here: kube-scheduler counts what it is not told to ignore, and a count of ours that
+    lags behind would park the pod until the next event."""
+
+    def free(self, row: fleets.Row, resource: str) -> int:
+        """Devices that neither bound pods take nor other pods were promised."""
+        free = row.free(resource) - self.fleet.promises.on_node(row.name, resource)
+        own = self.fleet.promised_to(self.uid).get(row.name)
+        return free + own.devices.get(resource, 0) if own else free
+
+
+def _look(pod: kube.Pod, fleet: fleets.Fleet) -> _Look | str | None:
+    """What to judge nodes by; a text: why none will do; None: nothing is to judge."""
+    counted, concerned = binding.counted_here(pod), asks.concerns(pod, fleet.opted_out)
+    if not counted and not concerned:
+        return None
+    try:
+        takes = binding.takes(pod)
+        question = asks.read(pod, fleet.catalogue) if concerned else None
+    except (errors.InvalidNeeds, capability_errors.QuantityError) as error:
+        # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
+        return str(error).replace("%", "％")
+    if question is None:
+        return _Look(fleet, pod.identity, None, {}, takes, 0, counts=True) if takes else None
+    refused = {id(device): fit.refusal(question.needs, device) for device in fleet.classes()}
+    # What a pod claims kube-scheduler counts too, down to the device.
+    claims = question.needs.binding == "claim" and bool(question.needs.resources)
+    counts = counted or not (question.asks_resource or claims)
+    return _Look(fleet, pod.identity, question, refused, takes, question.count, counts)
+
+
+def _refusal(look: _Look, row: fleets.Row) -> str | None:
+    """Why the node cannot serve the pod."""
+    if look.question is None:
+        missing = any(name not in row.allocatable for name in look.takes)
+        short = any(look.free(row, name) < count for name, count in look.takes.items())
+        return NO_GPU if missing else NOT_FREE if short else None
+    if len(look.takes) > 1 and len(row.offered(look.takes)) > 1:
+        return SEVERAL_NAMES
     closest: str | None = None
     for pool in row.facts.pools:
-        reason = by_class[id(pool.device)]
-        if reason is None and not question.asks_resource and row.free(pool.device.resource) < question.count:
+        reason = look.refused[id(pool.device)]
+        if reason is None and look.counts and look.free(row, pool.device.resource) < look.count:
             reason = NOT_FREE
         if reason is None:
             return None
         closest = reason if closest is None or reason == NOT_FREE else closest
     return closest or NO_GPU
+
+
+def _unexpected(look: _Look, row: fleets.Row) -> bool:
+    """Whether devices are left for the pod when all that others are expected to take is taken."""
+
+    def left(name: str) -> int:
+        return look.free(row, name) - look.fleet.ledger.expected(row.name, name, look.uid)
+
+    if look.question is None:
+        return all(left(name) >= count for name, count in look.takes.items())
+    fitting = [pool.device.resource for pool in row.facts.pools if look.refused[id(pool.device)] is None]
+    return any(left(name) >= look.count for name in fitting)

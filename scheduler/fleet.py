@@ -63,6 +63,10 @@ class Row:
         return (self.allocatable.get(resource, 0) - self.usage.amounts.get(resource, 0)) // 1000
 
 
+class UnknownDevice(Exception):
+    """A device that no ResourceSlice seen so far publishes."""
+
+
 class Fleet:
     """Nodes, the pods on them, and the ledger of pods that are on none yet."""
 
@@ -75,6 +79,8 @@ class Fleet:
         """What unbound pods were promised: the entries of `reservations` that no bound pod stands for."""
         self.reservations: dict[str, reservations.Record] = {}
         """By node: what its object in the API says."""
+        self.mapped: dict[str, str] = {}
+        """Resource name -> the DeviceClass that maps it (extendedResourceName)."""
         self.opted_out: set[str] = set()
         """Namespaces that keep anygpu away."""
         self.facts_version = 0
@@ -256,6 +262,14 @@ class Fleet:
         """A pod by name."""
         wanted = f"{namespace}/{name}"
         return next((pod for pod in self._pods.values() if pod.key == wanted), None)
+
+    def device_of(self, device: tuple[str, str, str]) -> node_facts.DeviceClass:
+        """The class of a DRA device given as (driver, pool, name); raises UnknownDevice."""
+        raise UnknownDevice(f"device {'/'.join(device)} is in no ResourceSlice that anygpu has seen")
+
+    def by_uid(self, uid: str) -> kube.Pod | None:
+        """A pod by its uid."""
+        return self._pods.get(kube.PodUid(uid))
 
     def pods(self) -> Iterator[kube.Pod]:
         """Every pod that is not finished."""

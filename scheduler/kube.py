@@ -101,6 +101,26 @@ class Namespace(Base, frozen=True):
     metadata: Metadata = Metadata()
 
 
+class ConfigMap(Base, frozen=True):
+    """A ConfigMap."""
+
+    metadata: Metadata = Metadata()
+    data: dict[str, str] | None = None
+
+
+class DeviceClassSpec(Base, frozen=True):
+    """What of a DRA DeviceClass's spec matters."""
+
+    extended_resource_name: str | None = None
+
+
+class DeviceClass(Base, frozen=True):
+    """A DRA DeviceClass."""
+
+    metadata: Metadata = Metadata()
+    spec: DeviceClassSpec = DeviceClassSpec()
+
+
 class Resources(Base, frozen=True):
     """Requests and limits."""
 

@@ -89,6 +89,12 @@ class Ledger:
         """Devices held on a node."""
         return self._on_node.get((node, resource), 0)
 
+    def expected(self, node: str, resource: str, besides: str) -> int:
+        """Devices held on a node by all but one."""
+        own = self._holds.get(besides)
+        mine = own.count if own is not None and (own.node, own.resource) == (node, resource) else 0
+        return self.on_node(node, resource) - mine
+
     def waiting(self, resource: str, skus: frozenset[str]) -> int:
         """Devices that pods without a node want and that could be of one of these SKUs."""
         return sum(

@@ -31,6 +31,8 @@ Share = Literal["whole", "slice", "any"]
 Objective = Literal["pack", "cost", "speed", "energy"]
 Preference = Literal["required", "preferred", "none"]
 Binding = Literal["early", "late", "claim"]
+BINDINGS: tuple[Binding, ...] = typing.get_args(Binding)
+EARLY: tuple[Binding, ...] = ("early",)
 SkuId = NewType("SkuId", str)
 
 MAX_GPUS = 9999
@@ -364,7 +366,7 @@ _KEYS: dict[str, tuple[Callable[[str, Catalogue], dict[str, object]], str]] = {
     "objective": (_choice("objective", ("pack", "cost", "speed", "energy")), "write pack, cost, speed or energy"),
     "max-price": (_number("max_price_usd_hour", "USD per device-hour", "2.50"), "write USD per device-hour"),
     "container": (_container, "write the name of the container that gets the GPU"),
-    "binding": (_choice("binding", typing.get_args(Binding)), "write early, late or claim"),
+    "binding": (_choice("binding", BINDINGS), "write early, late or claim"),
 }
 KEYS = tuple(_KEYS)
 

@@ -12,6 +12,7 @@ from scheduler import fit, kube, predicates, score
 from scheduler import fleet as fleets
 from scheduler.needs import Needs
 
+Devices = Iterable[DeviceClass]
 OTHER_NODE = "the pod names another node"
 
 
@@ -143,8 +144,8 @@ class _Look:
 
 
 def _judge(ask: Ask, device: DeviceClass) -> Judged:
-    missing = _missing(ask, device)
-    return missing, () if missing else score.rank(ask.needs, device)
+    lacking = missing(ask, device)
+    return lacking, () if lacking else score.rank(ask.needs, device)
 
 
 def _verdict(look: _Look, row: fleets.Row) -> Verdict:
@@ -154,13 +155,13 @@ def _verdict(look: _Look, row: fleets.Row) -> Verdict:
     offers: list[Offer] = []
     closest: list[fit.Unmet] | None = None
     for pool in row.facts.pools:
-        missing, rank = look.judged[id(pool.device)]
-        if not missing and pool.allocatable < ask.count:
-            missing = [_too_few(pool, ask)]
-        if not missing:
+        lacking, rank = look.judged[id(pool.device)]
+        if not lacking and pool.allocatable < ask.count:
+            lacking = [_too_few(pool, ask)]
+        if not lacking:
             offers.append(Offer(row, pool, rank, look.free(row, pool.device.resource) - ask.count))
-        elif closest is None or len(missing) < len(closest):
-            closest = missing
+        elif closest is None or len(lacking) < len(closest):
+            closest = lacking
     if not offers:
         return Verdict(row.name, None, closest[0].text if closest else _no_device(row), tuple(closest or ()))
     # A free pool is better than a full one of a better rank: the pod could start now.
@@ -174,10 +175,10 @@ def _verdict(look: _Look, row: fleets.Row) -> Verdict:
 def _change(look: _Look, row: fleets.Row) -> str | None:
     """The one change of the pod with which a node that lacks something would take it; None: one is not enough."""
     for pool in row.facts.pools:
-        missing, _ = look.judged[id(pool.device)]
+        lacking, _ = look.judged[id(pool.device)]
         free = look.free(row, pool.device.resource)
-        changes = {each.change for each in missing}
-        if not missing and free > 0:
+        changes = {each.change for each in lacking}
+        if not lacking and free > 0:
             # The device fits, there are only fewer than asked; a model would not fit on fewer.
             changes = set() if look.ask.needs.workload else {f"gpus: {free}"}
         elif free < max([look.ask.count, *(_devices(change) for change in changes)]):
@@ -201,18 +202,19 @@ def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
     return fit.Unmet("gpus", text, None)
 
 
-def _missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
-    missing = fit.unmet(ask.needs, device)
+def missing(ask: Ask, device: DeviceClass) -> list[fit.Unmet]:
+    """What a device class lacks for the pod and its image; empty: it fits."""
+    found = fit.unmet(ask.needs, device)
     if ask.runs_on is None:
-        return missing
+        return found
     runs_on = ask.runs_on.get(device.vendor)
     if runs_on is None:
-        missing.append(fit.Unmet("image", f"{device.vendor}: the image has no {device.vendor} variant", None))
+        found.append(fit.Unmet("image", f"{device.vendor}: the image has no {device.vendor} variant", None))
     elif (targets := [sku.target for sku in device.skus if sku.target]) and not runs_on(targets):
         name = "/".join(sku.id for sku in device.skus)
         text = f"{name}: the image has no {device.vendor} variant built for {' and '.join(targets)}"
-        missing.append(fit.Unmet("image", text, None))
-    return missing
+        found.append(fit.Unmet("image", text, None))
+    return found
 
 
 def _taken(offer: Offer, look: _Look) -> str | None:
@@ -247,7 +249,7 @@ def _choose(ask: Ask, verdicts: Iterable[Verdict], fitting: list[Offer], fleet: 
         waiting = min(offers, key=lambda o: (o.rank[0], load[o.pool.device.resource], o.key))
         return Choice(waiting.pool.device, None, counts[waiting.pool.device.resource])
     # No node could ever take it as the cluster is: wait for one that might come, whole before partitioned.
-    possible = [device for device in _possible(fleet) if not _missing(ask, device)]
+    possible = [device for device in _possible(fleet) if not missing(ask, device)]
     if not possible:
         return None
 
@@ -258,13 +260,14 @@ def _choose(ask: Ask, verdicts: Iterable[Verdict], fitting: list[Offer], fleet: 
     return Choice(min(possible, key=preference), None, 0)
 
 
-def _possible(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
+def _possible(fleet: fleets.Fleet) -> Devices:
     """What nodes that are not there now could offer: seen device classes first, then the capability DB's."""
     yield from fleet.classes()
-    yield from _shipped(fleet)
+    yield from shipped(fleet)
 
 
-def _shipped(fleet: fleets.Fleet) -> Iterable[DeviceClass]:
+def shipped(fleet: fleets.Fleet) -> Devices:
+    """Every device class that the capability DB's models could be offered as."""
     for sku in fleet.catalogue:
         yield from fit.possible_classes(sku)
 
@@ -332,9 +335,9 @@ class Admitted:
 def image_lacks(ask: Ask, fleet: fleets.Fleet) -> str | None:
     """What the image would need for a GPU that meets all else; None: the image is not to blame."""
     for device in _possible(fleet):
-        missing = _missing(ask, device)
-        if missing and all(each.key == "image" for each in missing):
-            return missing[0].text
+        lacking = missing(ask, device)
+        if lacking and all(each.key == "image" for each in lacking):
+            return lacking[0].text
     return None
 
 
@@ -348,11 +351,11 @@ def admitted_skus(ask: Ask, resource: str, fleet: fleets.Fleet) -> Admitted:
     plain = vendor is not None and resource in vendor.resources
     seen: dict[tuple[str, str | None], bool] = {}
     known: dict[tuple[str, str | None], bool] = {}
-    for found, devices in ((seen, fleet.classes()), (known, _shipped(fleet))):
+    for found, devices in ((seen, fleet.classes()), (known, shipped(fleet))):
         for device in devices:
             if device.resource != resource:
                 continue
-            fits = not _missing(ask, device)
+            fits = not missing(ask, device)
             for sku in device.skus:
                 # Only a plain name may stand for other things than whole devices; the label says nothing of others.
                 key = (sku.id, device.partition if plain else None)

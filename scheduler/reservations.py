@@ -81,28 +81,21 @@ def path_of(node: str) -> str:
 COLLECTION = f"/api/v1/namespaces/{NAMESPACE}/configmaps"
 
 
-class _Object(msgspec.Struct):
-    """What of a ConfigMap matters."""
-
-    metadata: kube.Metadata
-    data: dict[str, str] | None = None
-
-
 def read(document: Any) -> Record | None:
     """The record that a ConfigMap (parsed JSON) holds; None: it is none of ours."""
     try:
-        found = msgspec.convert(document, _Object)
+        return of(msgspec.convert(document, kube.ConfigMap))
     except msgspec.ValidationError:
         return None
-    return record(found.metadata, found.data or {})
 
 
-def record(metadata: kube.Metadata, data: Mapping[str, str]) -> Record | None:
-    """The record in a ConfigMap's metadata and data; None: it names no node."""
+def of(found: kube.ConfigMap) -> Record | None:
+    """The record that a ConfigMap holds; None: it names no node. Entries that nobody can read are dropped."""
+    data = found.data or {}
     node = data.get("node")
     if not node:
         return None
-    return Record(node, {entry.uid: entry for entry in _entries(data)}, metadata.resource_version)
+    return Record(node, {entry.uid: entry for entry in _entries(data)}, found.metadata.resource_version)
 
 
 def _entries(data: Mapping[str, str]) -> Iterable[Entry]:

@@ -1,7 +1,8 @@
 """The extender's HTTP face: routes of a few lines over the node table; raw bodies on the verbs."""
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import prometheus_client
 import structlog
@@ -10,6 +11,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from scheduler import binder as binder_
 from scheduler import decision, errors, explain, extender, inventory
 from scheduler import fleet as fleets
 
@@ -18,6 +20,11 @@ GONE = 499
 """For a caller that hung up in the middle of its request: nobody reads it."""
 MAX_BODY_BYTES = 64 * 1024 * 1024
 """kube-scheduler sends names: 5,000 of them are 200 KB."""
+
+BIND_SECONDS = 8.0
+"""Less than the extender entry's httpTimeout: kube-scheduler hears why, and its next try meets no surprise."""
+NOT_SYNCED = "anygpu has not read the cluster yet"
+NO_BINDER = "anygpu serves a snapshot, which nothing can be bound in"
 
 log = structlog.get_logger()
 
@@ -46,19 +53,42 @@ async def body_of(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool]) -> FastAPI:
-    """The application of the extender port; plain HTTP, so on loopback only."""
+def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool], binder: binder_.Binder | None = None) -> FastAPI:
+    """The application of the extender port; plain HTTP, so on loopback only. Without a binder nothing is bound."""
     app = FastAPI(title="anygpu extender", docs_url=None, redoc_url=None)
 
     @app.post("/filter")
     async def filter_nodes(request: Request) -> Response:
         """Which nodes can serve the pod, and why the others cannot (ExtenderArgs -> ExtenderFilterResult)."""
-        return await _verb("filter", request, lambda body: extender.filter_nodes(body, fleet), extender.error_reply)
+
+        def answer(body: bytes) -> bytes:
+            if not synced():  # every node would be refused, and the pod parked until something happens
+                raise errors.Unreachable(NOT_SYNCED)
+            return extender.filter_nodes(body, fleet)
+
+        return await _verb("filter", request, answer, extender.error_reply)
 
     @app.post("/prioritize")
     async def prioritize_nodes(request: Request) -> Response:
         """Scores 0-10 of the nodes (ExtenderArgs -> HostPriorityList)."""
         return await _verb("prioritize", request, lambda body: extender.prioritize_nodes(body, fleet), None)
+
+    @app.post("/bind")
+    async def bind(request: Request) -> Response:
+        """Bind the pod to the node with its image (ExtenderBindingArgs -> ExtenderBindingResult)."""
+
+        async def answer(body: bytes) -> bytes:
+            asked = binder_.decode(body)
+            if binder is None or not synced():
+                raise errors.Unreachable(NO_BINDER if binder is None else NOT_SYNCED)
+            try:
+                # A bind under way is not cut off: what it has promised it takes back itself.
+                await asyncio.wait_for(asyncio.shield(binder.bind(asked)), BIND_SECONDS)
+            except TimeoutError as error:
+                raise errors.Unreachable(f"binding {asked.key} took longer than {BIND_SECONDS:g} s") from error
+            return binder_.reply()
+
+        return await _verb("bind", request, answer, binder_.reply)
 
     @app.get("/explain/{namespace}/{pod}")
     async def explain_pod(namespace: str, pod: str) -> Response:
@@ -106,18 +136,22 @@ def add_probes(app: FastAPI, synced: Callable[[], bool]) -> None:
         """Whether the cluster has been read; red until then."""
         if synced():
             return Response("ok", media_type="text/plain")
-        return Response("the cluster has not been read yet", status_code=503, media_type="text/plain")
+        return Response(NOT_SYNCED, status_code=503, media_type="text/plain")
 
 
 async def _verb(
-    verb: str, request: Request, answer: Callable[[bytes], bytes], on_error: Callable[[str], bytes] | None
+    verb: str,
+    request: Request,
+    answer: Callable[[bytes], bytes | Awaitable[bytes]],
+    on_error: Callable[[str], bytes] | None,
 ) -> Response:
     started = time.perf_counter()
     try:
-        reply = answer(await body_of(request))
+        made = answer(await body_of(request))
+        reply = made if isinstance(made, bytes) else await made
     except ClientDisconnect:
         return Response(status_code=GONE)
-    except errors.InvalidInput as error:
+    except errors.AnygpuError as error:
         VERB_ERRORS.labels(verb).inc()
         if on_error is None:
             return JSONResponse({"error": str(error)}, status_code=400)

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 import urllib3
 
-from scheduler import kube, kubeapi, needs
+from scheduler import kubeapi, needs
 
 PAGE = 500
 WATCH_SECONDS = 300
@@ -26,8 +26,10 @@ BACKOFF_SECONDS = (0.2, 15.0)
 RELIST_AFTER = 5
 """Failures in a row after which a new list is tried."""
 GONE = 410
+NOT_FOUND = 404
+ABSENT_SECONDS = 60.0
 
-T = TypeVar("T", kube.Node, kube.Pod, kube.Namespace)
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
@@ -106,8 +108,12 @@ class Reflector(threading.Thread, Generic[T]):
         on_list: Callable[[list[T]], None],
         on_events: Callable[[list[tuple[str, T]]], None],
         selector: Mapping[str, str] | None = None,
+        *,
+        optional: bool = False,
     ) -> None:
+        """Watch a path; one that is `optional` counts as empty for as long as the API server does not serve it."""
         super().__init__(name=f"watch {path}", daemon=True)
+        self._optional = optional
         self._api, self._path = api, path
         self._on_list: Callable[[list[T]], None] = on_list
         self._on_events: Callable[[list[tuple[str, T]]], None] = on_events
@@ -131,6 +137,9 @@ class Reflector(threading.Thread, Generic[T]):
             try:
                 if version is None:
                     version = self._list()
+                if version is None:
+                    self._stopping.wait(ABSENT_SECONDS)
+                    continue
                 began = version
                 for reached in self._watch(version):
                     if reached != version:
@@ -155,8 +164,15 @@ class Reflector(threading.Thread, Generic[T]):
         seconds = min(BACKOFF_SECONDS[1], BACKOFF_SECONDS[0] * 2 ** min(failures, 10))
         self._stopping.wait(seconds * random.uniform(0.5, 1))  # noqa: S311
 
-    def _list(self) -> str:
-        items, version = _list_pages(self._api, self._path, self._page, self._selector)
+    def _list(self) -> str | None:
+        """List, and say the version; None: the API server does not serve this kind."""
+        try:
+            items, version = _list_pages(self._api, self._path, self._page, self._selector)
+        except kubeapi.ApiError as error:
+            if self._optional and error.status == NOT_FOUND:
+                self._on_list([])
+                return None
+            raise
         self.relists += 1
         self._on_list(items)
         return version

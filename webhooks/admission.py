@@ -2,20 +2,21 @@
 
 import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import structlog
 
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, decision, documents, errors, fit, kube, offers
+from scheduler import asks, decision, documents, errors, fit, kube, needs, offers, service
+from scheduler import binder as binder_
 from scheduler import fleet as fleets
 from webhooks import mutate, review
 
 REMEMBER_SECONDS = 30.0
 """Longer than any admission takes, reinvocation included (the apiserver's limit)."""
-NOT_SYNCED = "anygpu has not read the cluster yet; try again in a few seconds"
+NOT_SYNCED = f"{service.NOT_SYNCED}; try again in a few seconds"
 
 log = structlog.get_logger()
 
@@ -30,8 +31,12 @@ class Admission:
         new_id: Callable[[], str],
         synced: Callable[[], bool],
         clock: Callable[[], float] = time.monotonic,
+        *,
+        bindings: Collection[needs.Binding] = needs.EARLY,
+        binder: binder_.Binder | None = None,
     ) -> None:
         self._fleet, self._resolver = fleet, resolver
+        self._bindings, self._binder = bindings, binder
         self._new_id, self._synced, self._clock = new_id, synced, clock
         self._made: dict[str, tuple[decision.Decision, float]] = {}
         """Decisions of the last moments, oldest first, with when to forget them: the only ones believed of a pod."""
@@ -66,9 +71,12 @@ class Admission:
         if made is not None and self._made.get(made.id, (None, 0.0))[0] == made:
             # The apiserver asks again after another webhook changed the pod we decided on a moment ago.
             return review.allow(request.uid, document, mutate.again(document, made))
+        honest = mutate.without_forgeries(document, pod)
+        pod = _pod(request, honest)
         question = asks.read(pod, self._fleet.catalogue)
+        self._check_binding(question)
         image = await self._resolver.variants(question.container.image or "")
-        admitted = mutate.admit(document, pod, question, image, self._fleet, self._new_id)
+        admitted = mutate.admit(honest, pod, question, image, self._fleet, self._new_id)
         made = admitted.decision
         self._made[made.id] = (made, self._clock() + REMEMBER_SECONDS)
         if not request.dry_run:
@@ -82,10 +90,21 @@ class Admission:
             resource=made.resource,
             count=made.count,
             node=made.node,
+            binding=made.binding,
             dry_run=bool(request.dry_run),
         )
         warnings = (*admitted.warnings, *((f"anygpu: {made.reason}",) if made.waits else ()))
         return review.allow(request.uid, document, admitted.pod, warnings)
+
+    def _check_binding(self, question: asks.Question) -> None:
+        if question.needs.binding not in self._bindings:
+            wanted, on = question.needs.binding, [*self._bindings]
+            raise errors.InvalidNeeds(
+                [
+                    f"anygpu.io/binding: {wanted} is not switched on in this cluster ({', '.join(on)} {_is(on)}); "
+                    f"drop the annotation, or have an admin run anygpu serve --bindings {','.join([*on, wanted])}"
+                ]
+            )
 
     def _forget(self, now: float) -> None:
         self._fleet.ledger.expire(now)
@@ -93,7 +112,9 @@ class Admission:
             del self._made[key]
 
     async def validate(self, body: bytes) -> bytes:
-        """The answer to a workload's review: refused where its template's annotations state no valid need."""
+        """The answer to a workload's review, refused where its template's annotations state no valid need, or to a
+        Binding's, refused where it would take a device that was promised to another pod.
+        """
         request = review.decode(body)
         try:
             return review.allow(request.uid, warnings=await self._validate(request))
@@ -107,15 +128,20 @@ class Admission:
         document = request.object
         if document is None or request.operation not in ("CREATE", "UPDATE"):
             return ()
+        if request.kind.kind == "Binding":
+            await self._validate_binding(request, document)
+            return ()
         document = {"kind": request.kind.kind, **document}
         if document["kind"] not in documents.TEMPLATES:
             return ()
-        pod = _pod(request, documents.pod_of(document, "template"))
+        template = documents.pod_of(document, "template")
+        pod = _pod(request, mutate.without_forgeries(template, _pod(request, template)))
         if not asks.concerns(pod, self._fleet.opted_out):
             return ()
         if request.old_object and _same_template(request.old_object, document):
             return ()  # scaling, status, finalizers: a workload that is in must stay operable, and deletable
         question = asks.read(pod, self._fleet.catalogue)
+        self._check_binding(question)
         never = fit.impossible(question.needs, self._fleet.catalogue, self._fleet.classes())
         if never:
             raise errors.InvalidNeeds([never])
@@ -133,6 +159,28 @@ class Admission:
             if not any(verdict.fits for verdict in survey.verdicts):
                 warnings.append(_nothing_now(survey))
         return tuple(warnings)
+
+    async def _validate_binding(self, request: review.Request, document: dict[str, Any]) -> None:
+        if self._binder is None or not self._synced():
+            return
+        asked = _binding(request, document)
+        if asked is not None:
+            await self._binder.admit(asked, dry_run=bool(request.dry_run))
+
+
+def _is(things: Collection[object]) -> str:
+    return "is" if len(things) == 1 else "are"
+
+
+def _binding(request: review.Request, document: dict[str, Any]) -> binder_.Arguments | None:
+    """The pod and the node of a Binding; None: the API server will refuse it anyway."""
+    metadata, target = document.get("metadata"), document.get("target")
+    if not isinstance(metadata, dict) or not isinstance(target, dict):
+        return None
+    name, node = metadata.get("name") or request.name, target.get("name")
+    if not name or not node or not request.namespace:
+        return None
+    return binder_.Arguments(name, request.namespace, kube.PodUid(metadata.get("uid") or ""), node)
 
 
 def _pod(request: review.Request, document: dict[str, Any]) -> kube.Pod:

@@ -12,14 +12,13 @@ from typing import Any
 
 from capability_db import quantities, vendors
 from images import resolve
-from scheduler import asks, decision, errors, fit, kube, needs, offers
+from scheduler import asks, binding, decision, errors, fit, kube, needs, offers
 from scheduler import fleet as fleets
 from scheduler.ledger import Hold
 
+claims: Any = None
 Json = dict[str, Any]
 
-VOID_DEVICES = {"name": "NVIDIA_VISIBLE_DEVICES", "value": "void"}
-"""CUDA images bake in `all`, which under NVIDIA's runtime shows every GPU to a container that asked none."""
 SHM_VOLUME = "anygpu-shm"
 MAX_REJECTIONS = 8
 DEFAULT_TOLERATIONS = "node.kubernetes.io/"
@@ -41,6 +40,8 @@ class Admission:
     hold: Hold
     survey: offers.Survey
     warnings: tuple[str, ...] = ()
+    template: Json | None = None
+    """The ResourceClaimTemplate, without a namespace, that must exist for the pod to run."""
 
 
 def admit(
@@ -56,10 +57,17 @@ def admit(
     Raises InvalidNeeds where no GPU model could ever meet the needs, NothingFits where the image or the node that the
     pod names rules out every GPU.
     """
+    question = _decidable(pod, question)
     never = fit.impossible(question.needs, fleet.catalogue, fleet.classes())
     if never:
         raise errors.InvalidNeeds([never])
     ask = question.ask(pod, image)
+    names: tuple[str, ...] = ()
+    if question.needs.binding != "early":
+        names = binding.names(ask, fleet)
+        _check_names(question.needs.binding, names, fleet)
+        # All that follows is about what the pod will carry.
+        ask = dataclasses.replace(ask, needs=question.needs.model_copy(update={"resources": names}))
     survey = offers.survey(ask, fleet)
     choice = survey.choice
     if choice is None:
@@ -70,17 +78,104 @@ def admit(
             "push that variant or relax the needs"
         )
     warnings = _check_named_node(pod, survey, choice)
-    chosen = _variant(image, choice)
-    one = {choice.device.vendor: lambda targets: all(chosen.runs_on(target) for target in targets)}
-    admitted = offers.admitted_skus(dataclasses.replace(ask, runs_on=one), choice.device.resource, fleet)
-    swapped = {} if image.pinned_by_user else _swapped(pod, question, chosen)
-    made = _decide(pod, question, image, swapped, choice, admitted, survey, new_id())
+    one = _early if question.needs.binding == "early" else _open
+    given = one(pod, question, image, names, ask, choice, fleet)
+    made = _decide(pod, question, image, given, choice, survey, new_id())
     return Admission(
-        _write(document, question, fleet, ask, admitted, made),
+        _write(document, question, fleet, ask, given, made),
         made,
-        Hold(made.resource, ask.count, made.node, frozenset(made.skus)),
+        Hold(choice.device.resource, ask.count, choice.node, frozenset(given.skus)),
         survey,
         warnings,
+        given.template,
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Given:
+    """What the pod is to carry."""
+
+    injected: Mapping[str, int]
+    """Resource name -> devices, added to the container."""
+    images: Mapping[str, str]
+    """Container -> image, for the containers whose image is chosen: as chosen, or as expected."""
+    skus: tuple[str, ...]
+    terms: list[list[dict[str, object]]]
+    """Node selector terms of the nodes that may serve it."""
+    alternatives: tuple[decision.Alternative, ...] = ()
+    template: Json | None = None
+    """The ResourceClaimTemplate that the pod claims by; None: it claims nothing, or by a resource name."""
+
+
+def _decidable(pod: kube.Pod, question: asks.Question) -> asks.Question:
+    """The question, bound early where the pod names its node: no scheduler will ever ask where it goes."""
+    how = question.needs.binding
+    if how == "late" and pod.spec.scheduler_name not in (None, "", "default-scheduler", binding.SCHEDULER):
+        raise errors.InvalidNeeds(
+            [
+                f"spec.schedulerName: {pod.spec.scheduler_name} contradicts anygpu.io/binding: late, which runs on "
+                f"{binding.SCHEDULER}; drop one of the two"
+            ]
+        )
+    if not pod.spec.node_name or how == "early":
+        return question
+    return dataclasses.replace(question, needs=question.needs.model_copy(update={"binding": "early"}))
+
+
+def _check_names(how: needs.Binding, names: tuple[str, ...], fleet: fleets.Fleet) -> None:
+    for name in names:
+        if how == "late" and name in fleet.mapped:
+            raise errors.NothingFits(
+                f"anygpu.io/binding: late would ask {' and '.join(names)}, but DeviceClass {fleet.mapped[name]} maps "
+                f"{name} (extendedResourceName), so that kube-scheduler demands it of DRA wherever the pod goes; "
+                "use binding: claim, or leave that vendor out by anygpu.io/vendor"
+            )
+
+
+def _early(
+    pod: kube.Pod,
+    question: asks.Question,
+    image: resolve.Resolved,
+    _: tuple[str, ...],
+    ask: offers.Ask,
+    choice: offers.Choice,
+    fleet: fleets.Fleet,
+) -> _Given:
+    chosen = _variant(image, choice)
+    resource = choice.device.resource
+    runs_on = {choice.device.vendor: chosen.runs_on_all}
+    admitted = offers.admitted_skus(dataclasses.replace(ask, runs_on=runs_on), resource, fleet)
+    return _Given(
+        {} if question.asks_resource else {resource: question.needs.gpus},
+        {} if image.pinned_by_user else dict.fromkeys(_same_image(pod, question), chosen.image),
+        tuple(admitted.partitions),
+        offers.node_label_terms(admitted),
+    )
+
+
+def _open(
+    pod: kube.Pod,
+    question: asks.Question,
+    image: resolve.Resolved,
+    names: tuple[str, ...],
+    ask: offers.Ask,
+    choice: offers.Choice,
+    fleet: fleets.Fleet,
+) -> _Given:
+    """What a late or claim pod carries, which leaves the vendor open."""
+    alternatives, terms = binding.alternatives(ask, fleet, names, image, _same_image(pod, question))
+    expected = binding.alternative_of(alternatives, choice.device)
+    template: Json | None = None
+    injected: dict[str, int] = dict.fromkeys(names, question.needs.gpus)
+    if question.needs.binding == "claim":
+        injected, template = claims.ask(question.needs, alternatives, fleet.catalogue, fleet.classes())
+    return _Given(
+        injected,
+        expected.images if expected else {},
+        tuple(dict.fromkeys(sku for each in alternatives for sku in each.skus)),
+        terms,
+        alternatives,
+        template,
     )
 
 
@@ -99,7 +194,7 @@ def again(document: Json, made: decision.Decision) -> Json:
     result = copy.deepcopy(document)
     for container in _containers(result["spec"]):
         if container.get("name") in made.images or container.get("name") == made.container:
-            _write_container(container, made, asks_resource=True)
+            _write_container(container, made)
     return result
 
 
@@ -124,26 +219,28 @@ def _decide(
     pod: kube.Pod,
     question: asks.Question,
     image: resolve.Resolved,
-    swapped: dict[str, str],
+    given: _Given,
     choice: offers.Choice,
-    admitted: offers.Admitted,
     survey: offers.Survey,
     decision_id: str,
 ) -> decision.Decision:
     device = choice.device
     return decision.Decision(
         id=decision_id,
+        binding=question.needs.binding,
         vendor=device.vendor,
         resource=device.resource,
         count=question.needs.gpus,
         container=question.container.name,
         sku=device.skus[0].id if device.skus else None,
-        skus=tuple(admitted.partitions),
+        skus=given.skus,
         node=choice.node,
-        images=swapped,
+        images=dict(given.images),
         reason=_reason(question.needs, choice, survey),
         kept=_kept(pod, question, image),
         rejected=_rejections(survey),
+        injected=dict(given.injected),
+        alternatives=given.alternatives,
     )
 
 
@@ -191,8 +288,14 @@ def _kept(pod: kube.Pod, question: asks.Question, image: resolve.Resolved) -> tu
         kept.append("nodeSelector")
     if any(not (each.key or "").startswith(DEFAULT_TOLERATIONS) for each in pod.spec.tolerations or ()):
         kept.append("tolerations")
-    if pod.spec.scheduler_name not in (None, "", "default-scheduler"):
+    if question.needs.binding != "late" and pod.spec.scheduler_name not in (None, "", "default-scheduler"):
         kept.append(f"schedulerName {pod.spec.scheduler_name}")
+    if (
+        pod.spec.node_name
+        and "anygpu.io/binding" in pod.annotations
+        and pod.annotations["anygpu.io/binding"] != "early"
+    ):
+        kept.append("binding early: the pod names its node, so nothing is left to decide later")
     named = kube.named_nodes(pod.spec)
     if named:
         kept.append(f"node {', '.join(named)}: the pod names it")
@@ -203,12 +306,12 @@ def _variant(image: resolve.Resolved, choice: offers.Choice) -> resolve.Pinned:
     """The first of the vendor's variants that runs on whatever device of the chosen class the pod is given."""
     targets = [sku.target for sku in choice.device.skus if sku.target]
     options = image.options[choice.device.vendor]
-    return next(option for option in options if all(option.runs_on(target) for target in targets))
+    return next(option for option in options if option.runs_on_all(targets))
 
 
-def _swapped(pod: kube.Pod, question: asks.Question, chosen: resolve.Pinned) -> dict[str, str]:
-    """Container -> image for every container that names the same logical image as the one that gets the GPU."""
-    return {each.name: chosen.image for each in pod.containers if each.image == question.container.image}
+def _same_image(pod: kube.Pod, question: asks.Question) -> list[str]:
+    """The containers that name the same logical image as the one that gets the GPU."""
+    return [each.name for each in pod.containers if each.image == question.container.image]
 
 
 def _write(
@@ -216,7 +319,7 @@ def _write(
     question: asks.Question,
     fleet: fleets.Fleet,
     ask: offers.Ask,
-    admitted: offers.Admitted,
+    given: _Given,
     made: decision.Decision,
 ) -> Json:
     result = copy.deepcopy(document)
@@ -229,15 +332,34 @@ def _write(
         requested = dict.fromkeys(made.images, question.container.image)
         annotations[needs.REQUESTED_IMAGE] = json.dumps(requested, sort_keys=True)
     metadata["annotations"] = annotations
+    if made.binding != "early":
+        metadata["labels"] = {**(metadata.get("labels") or {}), needs.BINDING_LABEL: made.binding}
+    if made.binding == "late":
+        spec["schedulerName"] = binding.SCHEDULER
     for container in _containers(spec):
-        _write_container(container, made, asks_resource=question.asks_resource)
+        _write_container(container, made)
+    if given.template is not None:
+        _claim(spec, made, given.template["metadata"]["name"])
     if not spec.get("hostIPC"):
-        _add_shm(spec, [each for each in _containers(spec) if _devices(each, made.resource) > 1])
+        several = made.container if made.count > 1 and made.injected else None
+        _add_shm(spec, [each for each in _containers(spec) if each.get("name") == several or _devices(each, made) > 1])
     if ask.nodes is None:
-        _and_affinity(spec, offers.node_label_terms(admitted))
+        _and_affinity(spec, given.terms)
     for taint in _gpu_taints(made, fleet):
         _tolerate(spec, taint)
     return result
+
+
+def _claim(spec: Json, made: decision.Decision, template: str) -> None:
+    """Have the container claim devices by a template."""
+    ours = {"name": claims.CLAIM_NAME, "resourceClaimTemplateName": template}
+    others = [each for each in _objects(spec, "resourceClaims") if each.get("name") != claims.CLAIM_NAME]
+    spec["resourceClaims"] = [*others, ours]
+    for container in _containers(spec):
+        if container.get("name") == made.container:
+            resources = container["resources"] = dict(container.get("resources") or {})
+            kept = [each for each in _objects(resources, "claims") if each.get("name") != claims.CLAIM_NAME]
+            resources["claims"] = [*kept, {"name": claims.CLAIM_NAME}]
 
 
 def _containers(spec: Json) -> list[Json]:
@@ -253,33 +375,48 @@ def _objects(owner: Json, field: str) -> list[Json]:
     return found
 
 
-def _write_container(container: Json, made: decision.Decision, *, asks_resource: bool) -> None:
+def _write_container(container: Json, made: decision.Decision) -> None:
     name = container.get("name")
+    late = made.binding != "early"
     if name in made.images:
-        container["image"] = made.images[name]
+        container["image"] = binding.UNRESOLVED if late else made.images[name]
     if name == made.container:
-        if not asks_resource:
+        if made.injected:
             resources = container["resources"] = dict(container.get("resources") or {})
+            counts = {resource: str(count) for resource, count in made.injected.items()}
             for side in ("limits", "requests"):
-                resources[side] = {**(resources.get(side) or {}), made.resource: str(made.count)}
+                resources[side] = {**(resources.get(side) or {}), **counts}
+        if late:
+            _add_env(container, binding.VENDOR_ENV, _from_annotation(needs.BOUND_VENDOR))
         return
     asks_gpu = any(
         vendors.of_resource(resource)
         for side in ("limits", "requests")
         for resource in ((container.get("resources") or {}).get(side) or {})
     )
+    _objects(container, "env")
+    if name in made.images and not asks_gpu:
+        if late:
+            for variable in dict.fromkeys(variable for each in made.alternatives for variable in each.env):
+                _add_env(container, variable, _from_annotation(f"{needs.ENV_PREFIX}{variable}"))
+        elif made.vendor == vendors.NVIDIA.name:
+            variable, value = binding.VOID_DEVICES
+            _add_env(container, variable, {"value": value})
+
+
+def _add_env(container: Json, name: str, value: Json) -> None:
     env = _objects(container, "env")
-    if (
-        name in made.images
-        and made.vendor == vendors.NVIDIA.name
-        and not asks_gpu
-        and all(each.get("name") != VOID_DEVICES["name"] for each in env)
-    ):
-        container["env"] = [*env, dict(VOID_DEVICES)]
+    if all(each.get("name") != name for each in env):
+        container["env"] = [*env, {"name": name, **value}]
 
 
-def _devices(container: Json, resource: str) -> int:
-    amount = ((container.get("resources") or {}).get("limits") or {}).get(resource, 0)
+def _from_annotation(key: str) -> Json:
+    """An environment value that the container reads from the pod's annotation when it starts, hence after the bind."""
+    return {"valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{key}']"}}}
+
+
+def _devices(container: Json, made: decision.Decision) -> int:
+    amount = ((container.get("resources") or {}).get("limits") or {}).get(made.resource, 0)
     return quantities.units(str(amount))
 
 
@@ -324,17 +461,17 @@ def _contains(term: Mapping[str, Any], expressions: list[dict[str, object]]) -> 
 
 
 def _gpu_taints(made: decision.Decision, fleet: fleets.Fleet) -> list[tuple[str, str]]:
-    """(key, effect) of the GPU taints on the nodes that could serve the pod with this resource."""
-    vendor = vendors.VENDORS[made.vendor]
+    """(key, effect) of the GPU taints on the nodes that could serve the pod with its resources."""
     found: set[tuple[str, str]] = set()
-    serving = 0
-    for row in fleet.rows.values():
-        if any(pool.device.resource == made.resource for pool in row.facts.pools):
-            serving += 1
+    given = {each.resource: each.vendor for each in made.alternatives} or {made.resource: made.vendor}
+    for resource, name in given.items():
+        vendor = vendors.VENDORS[name]
+        serving = [row for row in fleet.rows.values() if any(p.device.resource == resource for p in row.facts.pools)]
+        for row in serving:
             found |= {(taint.key, taint.effect) for taint in row.node.spec.taints or () if vendor.tolerates(taint.key)}
-    if not serving:
-        usual = made.resource if made.resource in vendor.taints else vendor.taints[0]
-        found = {(usual, "NoSchedule")}  # nodes to come will likely carry the vendor's usual taint
+        if not serving:
+            usual = resource if resource in vendor.taints else vendor.taints[0]
+            found.add((usual, "NoSchedule"))  # nodes to come will likely carry the vendor's usual taint
     return sorted(found)
 
 

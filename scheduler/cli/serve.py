@@ -1,5 +1,6 @@
 """`anygpu serve`: extender, webhook and controllers in one process."""
 
+import difflib
 import ipaddress
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +8,7 @@ from typing import Annotated
 import typer
 
 from capability_db.catalogue import Catalogue
-from scheduler import documents, errors
+from scheduler import documents, errors, needs
 from scheduler import fleet as fleets
 from scheduler.cli import common
 
@@ -26,6 +27,9 @@ def command(
     dns_name: Annotated[
         list[str] | None, typer.Option("--dns-name", help="names and addresses in a certificate made here")
     ] = None,
+    bindings: Annotated[
+        str, typer.Option(help="how pods may be bound, of early, late and claim; others are refused", metavar="LIST")
+    ] = "early",
     webhook_configuration: Annotated[
         str | None,
         typer.Option(help="webhook configurations of this name get the CA; they must exist", metavar="NAME"),
@@ -39,8 +43,11 @@ def command(
 
       anygpu serve
 
+      anygpu serve --bindings early,late,claim
+
       anygpu serve --cluster manifests/demo/cluster.yaml --cert-dir /tmp/certs
     """
+    on = _bindings(bindings)
     if not _is_loopback(host):
         raise errors.InvalidInput(
             f"--host {host}: the extender port is plain HTTP and stays on loopback; run anygpu beside kube-scheduler"
@@ -60,7 +67,21 @@ def command(
     else:
         api = kubeapi.connect()
     serving.log_to_stderr()
-    uvloop.run(serving.serve(fleet, api, (host, port), (webhook_host, webhook_port), cert_dir, webhook_configuration))
+    uvloop.run(
+        serving.serve(fleet, api, (host, port), (webhook_host, webhook_port), cert_dir, webhook_configuration, on)
+    )
+
+
+def _bindings(text: str) -> list[needs.Binding]:
+    asked = [item.strip() for item in text.split(",")]
+    for item in asked:
+        if item not in needs.BINDINGS:
+            near = difflib.get_close_matches(item, needs.BINDINGS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise errors.InvalidInput(
+                f"--bindings {text}: {item!r} is not one of {', '.join(needs.BINDINGS)}, for example early,late{hint}"
+            )
+    return [binding for binding in needs.BINDINGS if binding in asked]
 
 
 def _is_loopback(host: str) -> bool:

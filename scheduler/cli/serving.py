@@ -3,20 +3,23 @@
 import asyncio
 import base64
 import contextlib
+import functools
+import random
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from concurrent import futures
 from pathlib import Path
-from typing import Any, TypeVar
 
 import structlog
 import uvicorn
 from fastapi import FastAPI
 
 from images import registry, resolve
-from scheduler import control, errors, kube, kubeapi, service, watch
+from scheduler import binder as binder_
+from scheduler import control, errors, feeds, kubeapi, needs, service, watch
 from scheduler import fleet as fleets
 from scheduler.cli import common
 from webhooks import admission, tls
@@ -28,7 +31,9 @@ DRAIN_SECONDS = 10
 TRUST_TRIES = 5
 CONFLICT = 409
 
-Batch = TypeVar("Batch")
+API_CALLS = 32
+"""Calls to the API server at once."""
+EXPIRY_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -61,22 +66,27 @@ async def serve(
     webhook_at: tuple[str, int],
     cert_dir: Path,
     webhook_configuration: str | None,
+    bindings: Collection[needs.Binding] = needs.EARLY,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises InvalidInput where a port cannot be had, Unreachable where the webhook configuration cannot.
     """
     context = tls.context(cert_dir)
+    asyncio.get_running_loop().set_default_executor(futures.ThreadPoolExecutor(API_CALLS, "api"))
+    binder = binder_.Binder(api, fleet) if api is not None and {"late", "claim"} & {*bindings} else None
     with _listen(*extender_at) as extender_socket, _listen(*webhook_at) as webhook_socket:
-        async with registry.Registry() as client, _state(fleet, api) as synced:
-            admitted = admission.Admission(fleet, resolve.Resolver(client), common.new_id, synced)
+        async with registry.Registry() as client, _state(fleet, api, bindings, binder) as synced:
+            admitted = admission.Admission(
+                fleet, resolve.Resolver(client), common.new_id, synced, bindings=bindings, binder=binder
+            )
             trusted = asyncio.Event()
 
             def ready() -> bool:
                 return synced() and trusted.is_set()
 
             servers = {
-                extender_socket: _server(service.extender_app(fleet, ready), None),
+                extender_socket: _server(service.extender_app(fleet, ready, binder), None),
                 webhook_socket: _server(webhook_service.webhook_app(admitted, ready), context),
             }
             stop = asyncio.Event()
@@ -93,7 +103,9 @@ async def serve(
             )
             try:
                 if api is not None and webhook_configuration:
-                    await asyncio.to_thread(_trust, api, webhook_configuration, tls.authority(cert_dir))
+                    await asyncio.to_thread(
+                        _trust, api, webhook_configuration, tls.authority(cert_dir), binder is not None
+                    )
                 trusted.set()
                 await stop.wait()
             finally:
@@ -139,7 +151,12 @@ def _server(app: FastAPI, context: ssl.SSLContext | None) -> _Server:
 
 
 @contextlib.asynccontextmanager
-async def _state(fleet: fleets.Fleet, api: kubeapi.Api | None) -> AsyncIterator[Callable[[], bool]]:
+async def _state(
+    fleet: fleets.Fleet,
+    api: kubeapi.Api | None,
+    bindings: Collection[needs.Binding],
+    binder: binder_.Binder | None,
+) -> AsyncIterator[Callable[[], bool]]:
     """Keep the node table up to date for as long as the context lasts; yields what says whether it is complete."""
     if api is None:
         yield lambda: True
@@ -147,80 +164,47 @@ async def _state(fleet: fleets.Fleet, api: kubeapi.Api | None) -> AsyncIterator[
     loop = asyncio.get_running_loop()
     writer = control.Writer(api, fleet)
     listed: set[str] = set()
-
-    def on_nodes(nodes: list[kube.Node]) -> None:
-        fleet.replace(nodes=nodes)
-        listed.add("nodes")
-        writer.nudge()
-
-    def on_node_events(events: list[tuple[str, kube.Node]]) -> None:
-        for kind, node in events:
-            if kind == "DELETED":
-                fleet.remove_node(node.metadata.name)
-            else:
-                fleet.apply_node(node)
-        writer.nudge()
-
-    def on_pods(pods: list[kube.Pod]) -> None:
-        fleet.replace(pods=pods)
-        for pod in pods:
-            writer.saw_pod(pod)
-        listed.add("pods")
-
-    def on_pod_events(events: list[tuple[str, kube.Pod]]) -> None:
-        for kind, pod in events:
-            if kind == "DELETED":
-                fleet.remove_pod(pod.identity)
-                writer.forgot_pod(pod.identity)
-            else:
-                fleet.apply_pod(pod)
-                writer.saw_pod(pod)
-
-    def on_namespaces(namespaces: list[kube.Namespace]) -> None:
-        fleet.opted_out = {each.metadata.name for each in namespaces}
-        listed.add("namespaces")
-
-    def on_namespace_events(events: list[tuple[str, kube.Namespace]]) -> None:
-        for kind, namespace in events:
-            change = fleet.opted_out.discard if kind == "DELETED" else fleet.opted_out.add
-            change(namespace.metadata.name)
-
-    def posted(apply: Callable[[Batch], None]) -> Callable[[Batch], None]:
-        def post(batch: Batch) -> None:
-            loop.call_soon_threadsafe(apply, batch)
-
-        return post
-
-    reflectors: list[watch.Reflector[Any]] = [
-        watch.Reflector(api, "/api/v1/nodes", kube.Node, posted(on_nodes), posted(on_node_events)),
-        watch.Reflector(api, "/api/v1/pods", kube.Pod, posted(on_pods), posted(on_pod_events), watch.RUNNING_PODS),
-        watch.Reflector(
-            api,
-            "/api/v1/namespaces",
-            kube.Namespace,
-            posted(on_namespaces),
-            posted(on_namespace_events),
-            watch.OPTED_OUT_NAMESPACES,
-        ),
+    wanted = feeds.feeds(fleet, writer, bindings)
+    reflectors = [
+        feed.reflector(api, lambda call: loop.call_soon_threadsafe(call), functools.partial(listed.add, feed.path))
+        for feed in wanted
     ]
     for reflector in reflectors:
         reflector.start()
-    writing = asyncio.create_task(writer.run())
+
+    def synced() -> bool:
+        return len(listed) == len(wanted)
+
+    running = [asyncio.create_task(writer.run())]
+    if binder is not None:
+        running.append(asyncio.create_task(_forever("expiry", EXPIRY_SECONDS, synced, binder.expire)))
     try:
-        yield lambda: len(listed) == len(reflectors)
+        yield synced
     finally:
         for reflector in reflectors:
             reflector.stop()
-        writing.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await writing
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
 
-def _trust(api: kubeapi.Api, name: str, authority: bytes) -> None:
+async def _forever(what: str, seconds: float, ready: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
+    """Run a step again and again while it is `ready`; whatever goes wrong, the next round tries again."""
+    while True:
+        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
+        if ready():
+            try:
+                await step()
+            except Exception:
+                log.exception(f"{what} failed")
+
+
+def _trust(api: kubeapi.Api, name: str, authority: bytes, binds: bool) -> None:
     """Have the apiserver trust the webhook's CA; merge patches replace lists, so each entry is sent whole."""
     bundle = base64.b64encode(authority).decode()
-    for kind in ("mutatingwebhookconfigurations", "validatingwebhookconfigurations"):
-        path = f"/apis/admissionregistration.k8s.io/v1/{kind}/{name}"
+    bindings = [("validating", f"{name}-bindings")] if binds else []
+    for kind, entry in [("mutating", name), ("validating", name), *bindings]:
+        path = f"/apis/admissionregistration.k8s.io/v1/{kind}webhookconfigurations/{entry}"
         try:
             _put_bundle(api, path, bundle)
         except watch.BROKEN as error:

@@ -48,7 +48,7 @@ asked = st.builds(
     not_skus=subsets,
     objective=st.sampled_from(["pack", "cost", "speed", "energy"]),
     max_price_usd_hour=st.none() | st.just(2.5),
-    resource=st.sampled_from([None, None, "nvidia.com/gpu", "amd.com/gpu"]),
+    resources=st.sampled_from([(), (), ("nvidia.com/gpu",), ("nvidia.com/gpu", "amd.com/gpu")]),
 )
 memories = st.none() | st.builds(
     "{}{}".format, st.integers(1, 400_000_000), st.sampled_from(["Ki", "Mi", "Gi", "Ti", "k", "G", "T"])
@@ -73,7 +73,7 @@ def test_a_device_fits_exactly_where_nothing_is_unmet(
     # What every fit promises, told again from the design's table.
     assert device.skus
     assert device.problem is None
-    assert wanted.resource in (None, device.resource)
+    assert not wanted.resources or device.resource in wanted.resources
     assert wanted.vendors == () or device.vendor in wanted.vendors
     assert wanted.share == "any" or device.kind != "shared"
     assert wanted.share != "whole" or device.kind == "whole" or wanted.mig == device.mode

@@ -171,7 +171,7 @@ def test_a_pod_without_annotations_goes_where_kube_scheduler_would_put_it(anygpu
         (json.dumps(pod(gpus="-1")), "anygpu.io/gpus: '-1'"),
         (json.dumps(pod(memory="40")), "a unit is required"),
         (json.dumps(pod(precison="fp8")), "anygpu.io/precison: unknown; did you mean precision?"),
-        (json.dumps(pod(binding="late")), "is not available in this version"),
+        (json.dumps(pod(binding="lat")), "is not one of early, late, claim; did you mean late?"),
         (json.dumps(pod(container="other")), "'other' is not a container of the pod"),
         (json.dumps(pod(memory="10Ti")), "no GPU model in the capability DB meets this"),
         (b"\xff\xfe\x00binary", "standard input"),

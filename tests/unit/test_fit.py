@@ -325,7 +325,7 @@ def test_a_resource_that_the_database_can_offer_is_possible(resource: str) -> No
 
 
 def test_a_resource_that_no_model_is_offered_as_is_named() -> None:
-    found = fit.impossible(needs.Needs(resource="nvidia.com/mig-9g.99gb", share="slice"), BUILTIN, [])
+    found = fit.impossible(needs.Needs(resources=("nvidia.com/mig-9g.99gb",), share="slice"), BUILTIN, [])
     assert found is not None
     assert "nvidia.com/mig-9g.99gb" in found
 

@@ -206,10 +206,9 @@ def test_a_model_that_cannot_be_sized_is_refused_with_what_would_be_right(
     assert says in problem
 
 
-@pytest.mark.parametrize("binding", ["late", "claim"])
-def test_the_later_bindings_are_refused(binding: str) -> None:
-    (problem,) = refused({"binding": binding})
-    assert problem.startswith(f"anygpu.io/binding: '{binding}' is not available in this version")
+@pytest.mark.parametrize("binding", ["early", "late", "claim"])
+def test_a_pod_states_how_it_is_bound(binding: str) -> None:
+    assert needs.parse({"anygpu.io/binding": binding}, BUILTIN).binding == binding
 
 
 def test_every_problem_is_told_at_once() -> None:

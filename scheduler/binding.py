@@ -1,0 +1,171 @@
+"""Late and claim binding, the pure part: what a pod may be given when its node is chosen, and what it is then.
+
+Late: the pod carries the resource name of every vendor that could serve it, and kubelets ignore the names that their
+node does not list (kubernetes pkg/kubelet/lifecycle/predicate.go). Claim: DRA allocates, the driver tells the vendor.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+
+from capability_db import vendors
+from capability_db.node_facts import DeviceClass
+from capability_db.sku import VendorName
+from images import resolve
+from scheduler import decision, kube, needs, offers, score
+from scheduler import fleet as fleets
+
+SCHEDULER = "anygpu-scheduler"
+"""The kube-scheduler that leaves the vendors' resources to anygpu: whatever runs on it, anygpu counts and binds."""
+UNRESOLVED = "anygpu.invalid/unresolved"
+"""The image until the pod is bound: nothing can pull it, so a bind that passes anygpu by fails safe."""
+VENDOR_ENV = "ANYGPU_VENDOR"
+VOID_DEVICES = ("NVIDIA_VISIBLE_DEVICES", "void")
+"""CUDA images bake in `all`, which under NVIDIA's runtime shows every GPU to a container that asked none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a pod is given at bind."""
+
+    decision: decision.Decision
+    images: Mapping[str, str]
+    """Container -> image."""
+    annotations: Mapping[str, str]
+
+
+def names(ask: offers.Ask, fleet: fleets.Fleet) -> tuple[str, ...]:
+    """The resource names under which nodes may give the pod its devices, the best first; for claim, DRA drivers.
+
+    Never two device-plugin names that one node lists, even at 0, since its kubelet would demand both. Of a vendor that
+    no node offers suitably now, the name that a node to come would most likely use.
+    """
+    seen = _best(ask, fleet.classes())
+    there = {device.vendor for device in seen.values()}
+    to_come: dict[VendorName, DeviceClass] = {}
+    for device in sorted(_best(ask, offers.shipped(fleet)).values(), key=lambda each: _preference(ask, each)):
+        if device.vendor not in there:
+            to_come.setdefault(device.vendor, device)
+    chosen: list[str] = []
+    together = _listed_together(fleet)
+    for device in sorted([*seen.values(), *to_come.values()], key=lambda each: _preference(ask, each)):
+        if device.dra or not any({device.resource, name} <= both for name in chosen for both in together):
+            chosen.append(device.resource)
+    return tuple(chosen)
+
+
+def _best(ask: offers.Ask, devices: offers.Devices) -> dict[str, DeviceClass]:
+    """Resource name -> the best of the device classes under it that meet the needs."""
+    found: dict[str, DeviceClass] = {}
+    for device in devices:
+        if not offers.missing(ask, device):
+            old = found.get(device.resource)
+            if old is None or _preference(ask, device) < _preference(ask, old):
+                found[device.resource] = device
+    return found
+
+
+def _preference(ask: offers.Ask, device: DeviceClass) -> tuple[float, bool, score.Rank, str]:
+    rank = score.rank(ask.needs, device)
+    return (rank[0], device.kind != "whole", rank, device.resource)
+
+
+def _listed_together(fleet: fleets.Fleet) -> set[frozenset[str]]:
+    """The sets of GPU resource names that single nodes list."""
+    found: set[frozenset[str]] = set()
+    for row in fleet.rows.values():
+        listed = vendors.gpu_resources({**row.capacity, **row.allocatable})
+        if len(listed) > 1:
+            found.add(frozenset(listed))
+    return found
+
+
+def alternatives(
+    ask: offers.Ask, fleet: fleets.Fleet, resources: Sequence[str], image: resolve.Resolved, containers: Sequence[str]
+) -> tuple[tuple[decision.Alternative, ...], list[list[dict[str, object]]]]:
+    """What the pod may be bound with, the best first, and the node selector terms of all nodes that may serve it."""
+    found: list[decision.Alternative] = []
+    terms: list[list[dict[str, object]]] = []
+    for resource in resources:
+        vendor = vendors.of_resource(resource) or getattr(vendors, "of_driver", lambda _: None)(resource)
+        assert vendor is not None  # noqa: S101 - names() takes vendors' names only
+        for option in image.options.get(vendor.name, ()):
+            admitted = offers.admitted_skus(
+                dataclasses.replace(ask, runs_on={vendor.name: option.runs_on_all}), resource, fleet
+            )
+            if not admitted.partitions:
+                continue
+            images = {} if image.pinned_by_user else dict.fromkeys(containers, option.image)
+            env = dict([VOID_DEVICES]) if vendor is vendors.NVIDIA else {}
+            found.append(
+                decision.Alternative(
+                    resource=resource, vendor=vendor.name, skus=tuple(admitted.partitions), images=images, env=env
+                )
+            )
+            terms += [term for term in offers.node_label_terms(admitted) if term not in terms]
+    return tuple(found), terms
+
+
+def alternative(made: decision.Decision, device: DeviceClass) -> decision.Alternative | None:
+    """The first of a decision's alternatives whose image runs on whatever device of the class the pod is given."""
+    return alternative_of(made.alternatives, device)
+
+
+def alternative_of(given: Sequence[decision.Alternative], device: DeviceClass) -> decision.Alternative | None:
+    """The first alternative whose image runs on whatever device of the class the pod is given."""
+    return next(
+        (
+            each
+            for each in given
+            if each.resource == device.resource and device.skus and {sku.id for sku in device.skus} <= {*each.skus}
+        ),
+        None,
+    )
+
+
+def outcome(made: decision.Decision, chosen: decision.Alternative, device: DeviceClass, node: str) -> Outcome:
+    """What a pod with this decision is given on a node with devices of this class."""
+    reason = f"bound {made.binding}: {device.label} on {node}; {made.reason}"
+    given = made.model_copy(
+        update={
+            "vendor": chosen.vendor,
+            "resource": chosen.resource,
+            "sku": device.skus[0].id if device.skus else None,
+            "node": node,
+            "images": chosen.images,
+            "reason": reason,
+        }
+    )
+    annotations = {
+        needs.DECISION: given.model_dump_json(),
+        needs.BOUND_VENDOR: chosen.vendor,
+        **{f"{needs.ENV_PREFIX}{name}": value for name, value in chosen.env.items()},
+    }
+    return Outcome(given, chosen.images, annotations)
+
+
+def early(made: decision.Decision, node: str) -> Outcome:
+    """What a pod that was decided at admission is given: what was decided, where it now is."""
+    given = made.model_copy(update={"node": node})
+    return Outcome(given, {}, {needs.DECISION: given.model_dump_json(), needs.BOUND_VENDOR: made.vendor})
+
+
+def is_open(made: decision.Decision, annotations: Mapping[str, str]) -> bool:
+    """Whether the decision leaves the vendor to the bind, which has not been yet."""
+    return made.binding != "early" and needs.BOUND_VENDOR not in annotations
+
+
+def counted_here(pod: kube.Pod) -> bool:
+    """Whether the pod runs on the scheduler that leaves all counting of GPUs to anygpu."""
+    return pod.spec.scheduler_name == SCHEDULER
+
+
+def takes(pod: kube.Pod) -> dict[str, int]:
+    """Devices of each device-plugin resource that the pod carries; raises QuantityError."""
+    requests = kube.pod_requests(pod)
+    return {name: -(-requests[name] // 1000) for name in vendors.gpu_resources(requests) if requests[name]}
+
+
+def requested(made: decision.Decision, image: str) -> str:
+    """The `anygpu.io/requested-image` annotation."""
+    return json.dumps(dict.fromkeys(made.images, image), sort_keys=True)

@@ -1,0 +1,119 @@
+"""What is watched for the node table, and what each event does to it."""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Generic, TypeVar
+
+from scheduler import control, kube, needs, reservations, watch
+from scheduler import fleet as fleets
+
+T = TypeVar("T")
+DRA = "/apis/resource.k8s.io/v1"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Feed(Generic[T]):
+    """One kind of object, and what its list and its changes do; called on the loop that owns the node table."""
+
+    path: str
+    kind: type[T]
+    on_list: Callable[[list[T]], None]
+    on_event: Callable[[T, bool], None]
+    """(object, whether it is gone)"""
+    selector: Mapping[str, str] | None = None
+    optional: bool = False
+    """Whether the API server may not serve it, which counts as none there."""
+
+    def reflector(self, api: Any, post: Callable[[Callable[[], None]], object], listed: Callable[[], None]) -> Any:
+        """The thread that watches; `post` runs a call on the loop, `listed` says that the first list is in."""
+
+        def lists(items: list[T]) -> None:
+            def apply() -> None:
+                self.on_list(items)
+                listed()
+
+            post(apply)
+
+        def events(batch: list[tuple[str, T]]) -> None:
+            def apply() -> None:
+                for kind, item in batch:
+                    self.on_event(item, kind == "DELETED")
+
+            post(apply)
+
+        return watch.Reflector(api, self.path, self.kind, lists, events, self.selector, optional=self.optional)
+
+
+def feeds(fleet: fleets.Fleet, writer: control.Writer, bindings: Collection[needs.Binding]) -> list[Feed[Any]]:
+    """Everything that the bindings that are on want known."""
+    found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
+    if {"late", "claim"} & {*bindings}:
+        found += [_records(fleet), _device_classes(fleet)]
+    return found
+
+
+def _nodes(fleet: fleets.Fleet, writer: control.Writer) -> Feed[kube.Node]:
+    def on_list(nodes: list[kube.Node]) -> None:
+        fleet.replace(nodes=nodes)
+        writer.nudge()
+
+    def on_event(node: kube.Node, gone: bool) -> None:
+        if gone:
+            fleet.remove_node(node.metadata.name)
+        else:
+            fleet.apply_node(node)
+        writer.nudge()
+
+    return Feed("/api/v1/nodes", kube.Node, on_list, on_event)
+
+
+def _pods(fleet: fleets.Fleet, writer: control.Writer) -> Feed[kube.Pod]:
+    def on_list(pods: list[kube.Pod]) -> None:
+        fleet.replace(pods=pods)
+        for pod in pods:
+            writer.saw_pod(pod)
+
+    def on_event(pod: kube.Pod, gone: bool) -> None:
+        if gone:
+            fleet.remove_pod(pod.identity)
+            writer.forgot_pod(pod.identity)
+        else:
+            fleet.apply_pod(pod)
+            writer.saw_pod(pod)
+
+    return Feed("/api/v1/pods", kube.Pod, on_list, on_event, watch.RUNNING_PODS)
+
+
+def _namespaces(fleet: fleets.Fleet) -> Feed[kube.Namespace]:
+    def on_list(namespaces: list[kube.Namespace]) -> None:
+        fleet.opted_out = {each.metadata.name for each in namespaces}
+
+    def on_event(namespace: kube.Namespace, gone: bool) -> None:
+        (fleet.opted_out.discard if gone else fleet.opted_out.add)(namespace.metadata.name)
+
+    return Feed("/api/v1/namespaces", kube.Namespace, on_list, on_event, watch.OPTED_OUT_NAMESPACES)
+
+
+def _records(fleet: fleets.Fleet) -> Feed[kube.ConfigMap]:
+    def on_list(found: list[kube.ConfigMap]) -> None:
+        fleet.replace(records=[record for each in found if (record := reservations.of(each))])
+
+    def on_event(found: kube.ConfigMap, gone: bool) -> None:
+        record = reservations.of(found)
+        if record is not None and gone:
+            fleet.remove_reservations(record.node)
+        elif record is not None:
+            fleet.apply_reservations(record)
+
+    return Feed(reservations.COLLECTION, kube.ConfigMap, on_list, on_event, reservations.SELECTOR)
+
+
+def _device_classes(fleet: fleets.Fleet) -> Feed[kube.DeviceClass]:
+    def on_list(classes: list[kube.DeviceClass]) -> None:
+        fleet.mapped = {each.spec.extended_resource_name or "": each.metadata.name for each in classes}
+
+    def on_event(found: kube.DeviceClass, gone: bool) -> None:
+        kept = {name: by for name, by in fleet.mapped.items() if by != found.metadata.name}
+        fleet.mapped = kept if gone else kept | {found.spec.extended_resource_name or "": found.metadata.name}
+
+    return Feed(f"{DRA}/deviceclasses", kube.DeviceClass, on_list, on_event, optional=True)
