@@ -1,0 +1,102 @@
+"""Late binding on the real control plane: the vendor is decided when a node is chosen, and devices are counted exactly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gpunodes
+import httpx
+import install
+import pytest
+from playgrounds import Playground
+
+pytestmark = pytest.mark.cluster
+
+Json = dict[str, Any]
+UNRESOLVED = "anygpu.invalid/unresolved"
+
+
+def _container(pod: Json) -> Json:
+    container: Json = pod["spec"]["containers"][0]
+    return container
+
+
+def test_one_spec_lands_on_both_vendors_each_with_its_image(late_playground: Playground, oci_registry: Any) -> None:
+    playground = late_playground
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 2), gpunodes.amd("mi210-1", "mi210", 2)])
+    repository = playground.image.partition("/")[2].removesuffix(":v1")
+    digests = {vendor: oci_registry.push(repository, f"v1-{vendor}", {"V": vendor}) for vendor in ("nvidia", "amd")}
+    playground.deploy("late", 5, memory="16Gi", binding="late")
+    pods = playground.wait_bound("late", 4)
+    by_node = {name: [pod for pod in pods if pod["spec"]["nodeName"] == name] for name in ("l4-1", "mi210-1")}
+    assert {name: len(found) for name, found in by_node.items()} == {"l4-1": 2, "mi210-1": 2}
+    for name, vendor, resource in (("l4-1", "nvidia", "nvidia.com/gpu"), ("mi210-1", "amd", "amd.com/gpu")):
+        for pod in by_node[name]:
+            assert _container(pod)["resources"]["limits"] == {"nvidia.com/gpu": "1", "amd.com/gpu": "1"}
+            assert _container(pod)["image"].endswith(f"@{digests[vendor]}")
+            annotations = pod["metadata"]["annotations"]
+            assert annotations["anygpu.io/bound-vendor"] == vendor
+            decision = json.loads(annotations["anygpu.io/decision"])
+            assert (decision["binding"], decision["vendor"], decision["resource"]) == ("late", vendor, resource)
+            assert decision["node"] == name
+            env = {each["name"]: each for each in _container(pod)["env"]}
+            path = env["ANYGPU_VENDOR"]["valueFrom"]["fieldRef"]["fieldPath"]
+            assert path == "metadata.annotations['anygpu.io/bound-vendor']"
+            assert pod["spec"]["schedulerName"] == "anygpu-scheduler"
+    (waiting,) = [pod for pod in playground.pods("late") if not pod["spec"].get("nodeName")]
+    assert _container(waiting)["image"] == UNRESOLVED
+
+    def says_why() -> Any:
+        (pod,) = [pod for pod in playground.pods("late") if not pod["spec"].get("nodeName")]
+        return any("fewer free devices" in each.get("message", "") for each in pod["status"].get("conditions", []))
+
+    playground.wait("the pod too many to say why it waits", says_why)
+    playground.cluster.kubectl("delete", "pod", by_node["mi210-1"][0]["metadata"]["name"], "-n", playground.namespace)
+    playground.wait_bound("late", 4)
+
+
+@pytest.fixture
+def bound_by_hand(late_playground: Playground) -> Playground:
+    late_playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.nvidia("l4-2", "l4", 1)])
+    late_playground.cluster.stop_scheduler("anygpu-scheduler")
+    return late_playground
+
+
+def _bind(playground: Playground, pod: Json, node: str, **changes: str) -> str:
+    metadata = pod["metadata"]
+    body = {
+        "PodName": metadata["name"],
+        "PodNamespace": metadata["namespace"],
+        "PodUID": metadata["uid"],
+        "Node": node,
+    } | changes
+    answer = httpx.post(f"{install.extender_url(playground.cluster)}/bind", json=body, trust_env=False, timeout=20)
+    assert answer.status_code == httpx.codes.OK
+    error: str = answer.json()["Error"]
+    return error
+
+
+def test_a_bind_that_cannot_be_says_why_and_changes_nothing(bound_by_hand: Playground) -> None:
+    playground = bound_by_hand
+    try:
+        playground.deploy("late", 3, memory="16Gi", binding="late")
+        first, second, third = playground.wait("the pods", lambda: (p := playground.pods("late"))[2:] and p)
+        assert "is gone" in _bind(playground, first, "l4-1", PodName="nobody")
+        assert "was replaced" in _bind(playground, first, "l4-1", PodUID="b1946ac9-2a10-4d49-8b6e-0000000000aa")
+        assert "does not exist" in _bind(playground, first, "l4-9")
+        assert _bind(playground, first, "l4-1") == ""
+        assert _bind(playground, first, "l4-1") == "", "the same again succeeds"
+        assert "already bound to l4-1" in _bind(playground, first, "l4-2")
+        assert "taken by pods" in _bind(playground, second, "l4-1")
+        untouched = playground.cluster.api("GET", _path(second))
+        assert untouched["metadata"]["resourceVersion"] == second["metadata"]["resourceVersion"]
+        assert _bind(playground, second, "l4-2") == ""
+        assert "taken by pods" in _bind(playground, third, "l4-2")
+        playground.assert_within_capacity()
+    finally:
+        install.start_scheduler(playground.cluster)
+
+
+def _path(pod: Json) -> str:
+    return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
