@@ -152,13 +152,13 @@ class Rescuer:
         since = stranded.waits_since(pod, self._fleet.opted_out)
         if since is None:
             return True
-        why = f"waited {now - since:.0f} s for {made.resource}, {found}"
+        why = f"waited {now - since:.0f} s for {made.resource}, {found.resource} is free on {found.node}"
         outcome = await self._act(pod, "waiting", why)
         if outcome is replace.Outcome.REPLACED:
-            self._expected.append((found.hold, now + ledger.RESERVATION_SECONDS))
+            self._expected.append((found, now + ledger.RESERVATION_SECONDS))
         return outcome in (replace.Outcome.REPLACED, replace.Outcome.GONE)
 
-    async def _chance(self, pod: kube.Pod, made: decision.Decision) -> stranded.Chance | None:
+    async def _chance(self, pod: kube.Pod, made: decision.Decision) -> ledger.Hold | None:
         try:
             image = await self._variants(stranded.logical_image(pod, made) or "")
         except image_errors.ImageError as error:

@@ -6,7 +6,6 @@ import copy
 import datetime
 import json
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from images import resolve
@@ -16,19 +15,6 @@ from scheduler import fleet as fleets
 REJECTED_LATE_PODS = {"labelSelector": f"{needs.BINDING_LABEL}=late", "fieldSelector": "status.phase=Failed"}
 REJECTIONS = ("OutOf", "UnexpectedAdmissionError")
 """How the reasons begin with which kubelets reject pods for want of devices (pkg/kubelet/lifecycle/predicate.go)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Chance:
-    """What a new pod in place of one that waits could take now."""
-
-    instead_of: str
-    """The resource that the pod waits for."""
-    hold: ledger.Hold
-    """What the new pod is expected to take."""
-
-    def __str__(self) -> str:
-        return f"{self.hold.resource} is free on {self.hold.node}"
 
 
 def waits_since(pod: kube.Pod, opted_out: Collection[str] = ()) -> float | None:
@@ -66,8 +52,8 @@ def logical_image(pod: kube.Pod, made: decision.Decision) -> str | None:
     return next((each.image for each in pod.containers if each.name == made.container), None)
 
 
-def chance(pod: kube.Pod, made: decision.Decision, image: resolve.Resolved, fleet: fleets.Fleet) -> Chance | None:
-    """What a new pod could take now, where what the pod waits for has nothing that fits; None: nothing."""
+def chance(pod: kube.Pod, made: decision.Decision, image: resolve.Resolved, fleet: fleets.Fleet) -> ledger.Hold | None:
+    """What a new pod would take now, where nothing of what the pod waits for fits; None: nothing."""
     written = explain.as_written(pod, made)
     try:
         ask = asks.read(written, fleet.catalogue).ask(written, image)
@@ -81,7 +67,7 @@ def chance(pod: kube.Pod, made: decision.Decision, image: resolve.Resolved, flee
     if any(verdict.fits for verdict in same.verdicts):
         return None  # kube-scheduler has other reasons, which a new pod would meet again
     skus = frozenset(sku.id for sku in choice.device.skus)
-    return Chance(made.resource, ledger.Hold(choice.device.resource, ask.count, choice.node, skus))
+    return ledger.Hold(choice.device.resource, ask.count, choice.node, skus)
 
 
 def as_if(fleet: fleets.Fleet, uid: kube.PodUid, holds: Iterable[ledger.Hold]) -> fleets.Fleet:
