@@ -37,21 +37,37 @@ class Outcome:
 def names(ask: offers.Ask, fleet: fleets.Fleet) -> tuple[str, ...]:
     """The resource names under which nodes may give the pod its devices, the best first; for claim, DRA drivers.
 
-    Never two device-plugin names that one node lists, even at 0, since its kubelet would demand both. Of a vendor that
-    no node offers suitably now, the name that a node to come would most likely use.
+    Never two device-plugin names that one node lists, even at 0, since its kubelet would demand both: of these the one
+    that more devices are offered under. Of a vendor that no node offers suitably now, the name that a node to come
+    would most likely use.
     """
     seen = _best(ask, fleet.classes())
     there = {device.vendor for device in seen.values()}
     to_come: dict[VendorName, DeviceClass] = {}
-    for device in sorted(_best(ask, offers.shipped(fleet)).values(), key=lambda each: _preference(ask, each)):
+    shipped = _best(ask, offers.shipped(fleet)).values()
+    for device in sorted(shipped, key=lambda each: (each.kind != "whole", _preference(ask, each))):
         if device.vendor not in there:
             to_come.setdefault(device.vendor, device)
-    chosen: list[str] = []
+    devices = _devices(ask, fleet)
     together = _listed_together(fleet)
-    for device in sorted([*seen.values(), *to_come.values()], key=lambda each: _preference(ask, each)):
-        if device.dra or not any({device.resource, name} <= both for name in chosen for both in together):
-            chosen.append(device.resource)
-    return tuple(chosen)
+    chosen: list[DeviceClass] = []
+    for device in sorted(
+        [*seen.values(), *to_come.values()], key=lambda each: (-devices.get(each.resource, 0), _preference(ask, each))
+    ):
+        if not any({device.resource, other.resource} <= both for other in chosen for both in together):
+            chosen.append(device)
+    return tuple(device.resource for device in sorted(chosen, key=lambda each: _preference(ask, each)))
+
+
+def _devices(ask: offers.Ask, fleet: fleets.Fleet) -> dict[str, int]:
+    """Resource name -> devices offered under it that meet the needs, free or not."""
+    fits = {id(device): not offers.missing(ask, device) for device in fleet.classes()}
+    found: dict[str, int] = {}
+    for row in fleet.rows.values():
+        for pool in row.facts.pools:
+            if fits[id(pool.device)]:
+                found[pool.device.resource] = found.get(pool.device.resource, 0) + pool.allocatable
+    return found
 
 
 def _best(ask: offers.Ask, devices: offers.Devices) -> dict[str, DeviceClass]:
@@ -65,9 +81,8 @@ def _best(ask: offers.Ask, devices: offers.Devices) -> dict[str, DeviceClass]:
     return found
 
 
-def _preference(ask: offers.Ask, device: DeviceClass) -> tuple[float, bool, score.Rank, str]:
-    rank = score.rank(ask.needs, device)
-    return (rank[0], device.kind != "whole", rank, device.resource)
+def _preference(ask: offers.Ask, device: DeviceClass) -> tuple[score.Rank, str]:
+    return (score.rank(ask.needs, device), device.resource)
 
 
 def _listed_together(fleet: fleets.Fleet) -> set[frozenset[str]]:

@@ -45,11 +45,8 @@ class Explanation:
 
 def explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
     """Judge the pod anew, as if it were not there, against the cluster as it is. The node table is left as it was."""
-    fleet.remove_pod(pod.identity)
-    try:
+    with fleet.without(pod):
         return _explain(pod, fleet)
-    finally:
-        fleet.apply_pod(pod)
 
 
 def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
@@ -93,15 +90,30 @@ def _runs(node: str, made: decision.Decision | None) -> str:
     return f"runs on {node}{moved} with {made.resource}: {made.count}; {made.reason}"
 
 
+_PREEMPTION = {
+    "late": "of a priority above those that hold the devices, anygpu would evict for it",
+    "claim": "its priority evicts nobody: this Kubernetes does not preempt for what DRA allocates",
+}
+"""What a pod's priority does for it while it waits, by binding."""
+
+
 def _waits(survey: offers.Survey, made: decision.Decision | None) -> tuple[str, str | None]:
     fits = [verdict for verdict in survey.verdicts if verdict.fits]
     choice = survey.choice
-    if made is not None and choice is not None and choice.node and choice.device.resource != made.resource:
+    open_ = made is not None and made.binding != "early"
+    if (
+        not open_
+        and made is not None
+        and choice is not None
+        and choice.node
+        and choice.device.resource != made.resource
+    ):
         return (
             f"waits for {made.resource}, which nothing fitting has free",
             f"{choice.node} would take it now with {choice.device.resource}, but a pod's resource cannot change: "
             "delete the pod, so that its owner makes a new one and the choice is made anew",
         )
+    advice = _PREEMPTION.get(made.binding) if made is not None else None
     if fits:
         return (
             f"waits, though nodes fit ({len(fits)}): kube-scheduler has not come to it, or has its own reasons",
@@ -109,7 +121,7 @@ def _waits(survey: offers.Survey, made: decision.Decision | None) -> tuple[str, 
         )
     could = [verdict for verdict in survey.verdicts if verdict.offer]
     if could:
-        return f"waits: nodes that could serve it: {len(could)}, none can now ({offers.in_words(could)})", None
+        return f"waits: nodes that could serve it: {len(could)}, none can now ({offers.in_words(could)})", advice
     return "waits: no node of the cluster could serve it as it is", None
 
 
@@ -119,11 +131,10 @@ def as_written(pod: kube.Pod, made: decision.Decision | None) -> kube.Pod:
         return pod
     document = copy.deepcopy(kube.to_json(pod))
     spec = document["spec"]
-    if not any(kept.startswith("resource ") for kept in made.kept):
-        for container in spec.get("containers") or []:
-            for amounts in (container.get("resources") or {}).values():
-                if container.get("name") == made.container and amounts:
-                    amounts.pop(made.resource, None)
+    for container in [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]:
+        for amounts in (container.get("resources") or {}).values():
+            for resource in made.injected if container.get("name") == made.container and amounts else ():
+                amounts.pop(resource, None)
     node = (spec.get("affinity") or {}).get("nodeAffinity") or {}
     required = node.get("requiredDuringSchedulingIgnoredDuringExecution") or {}
     terms: list[dict[str, Any]] = []

@@ -4,6 +4,7 @@ One writer (the event loop); nothing here blocks or fails for one bad object. St
 applied, so that a restart computes the same.
 """
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -156,6 +157,19 @@ class Fleet:
         for node, entry in self._promised.pop(uid, {}).items():
             self._promise(node, entry, drop=True)
         self._take_off(uid)
+
+    @contextlib.contextmanager
+    def without(self, pod: kube.Pod) -> Iterator[None]:
+        """The node table as if a pod were not there, for as long as the context lasts."""
+        known, promised = self._pods.get(pod.identity), self._promised.get(pod.identity, {})
+        self.remove_pod(pod.identity)
+        try:
+            yield
+        finally:
+            if promised:
+                self._promised[pod.identity] = promised
+            if known is not None:
+                self.apply_pod(known)
 
     def apply_reservations(self, record: reservations.Record) -> None:
         """Take a node's record as it is now."""

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from capability_db import errors as capability_errors
+from capability_db import node_facts
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, decision, documents, errors, kube, offers, plain
+from scheduler import asks, binding, decision, documents, errors, kube, offers, plain
 from scheduler import fleet as fleets
 from scheduler.cli import common
 from webhooks import mutate
@@ -65,6 +66,8 @@ class Refused(errors.NothingFits):
 def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) -> Placed:
     """Admit and place one pod; raises InvalidNeeds, NothingFits, Unreachable as admission would refuse it."""
     pod = documents.to_pod(document, source)
+    document = mutate.without_forgeries(document, pod)
+    pod = documents.to_pod(document, source)
     try:
         kube.pod_requests(pod)
     except capability_errors.QuantityError as error:
@@ -81,12 +84,24 @@ def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) 
         admitted = mutate.admit(document, pod, question, image, fleet, common.new_id)
     except errors.NothingFits as error:
         raise Refused(str(error), list(offers.survey(question.ask(pod, image), fleet).verdicts)) from error
-    placed = admitted.pod
-    if admitted.decision.node:
-        placed["spec"]["nodeName"] = admitted.decision.node
-    return Placed(
-        placed, admitted.decision, list(admitted.survey.verdicts), dict(admitted.survey.scores), admitted.warnings
-    )
+    placed, made = admitted.pod, admitted.decision
+    if made.node is not None:
+        placed["spec"]["nodeName"] = made.node
+        if made.binding != "early" and admitted.survey.choice is not None:
+            made = _bind(placed, made, admitted.survey.choice.device)
+    return Placed(placed, made, list(admitted.survey.verdicts), dict(admitted.survey.scores), admitted.warnings)
+
+
+def _bind(placed: Json, made: decision.Decision, device: node_facts.DeviceClass) -> decision.Decision:
+    """Give a late or claim pod what /bind would give it on the chosen node; returns the decision as it is then."""
+    chosen = binding.alternative(made, device)
+    if chosen is None or made.node is None:
+        return made
+    given = binding.outcome(made, chosen, device, made.node)
+    placed["metadata"]["annotations"].update(given.annotations)
+    for container in [*placed["spec"]["containers"], *(placed["spec"].get("initContainers") or [])]:
+        container["image"] = given.images.get(container["name"], container.get("image"))
+    return given.decision
 
 
 def _refused(error: image_errors.ImageError) -> errors.AnygpuError:
@@ -204,8 +219,12 @@ def _print(placed: Placed, fleet: fleets.Fleet) -> None:
     if made is None:
         rows.append(("anygpu", "asks nothing: placed as kube-scheduler would, untouched"))
     else:
+        carries = ", ".join(f"{name}: {count}" for name, count in made.injected.items())
+        open_ = [("binding", f"{made.binding}; the pod carries, and its quota is charged, {carries}")]
+        open_ = [] if made.binding == "early" else open_
         rows += [
             ("resource", f"{made.resource}: {made.count} (container {made.container})"),
+            *open_,
             ("device", made.sku),
             *((f"image of {container}", image) for container, image in made.images.items()),
             ("why", made.reason),
