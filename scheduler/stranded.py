@@ -70,6 +70,18 @@ def chance(pod: kube.Pod, made: decision.Decision, image: resolve.Resolved, flee
     return ledger.Hold(choice.device.resource, ask.count, choice.node, skus)
 
 
+def most_free(fleet: fleets.Fleet) -> dict[str, int]:
+    """The most devices that one node has free of each GPU resource, where that is any."""
+    found: dict[str, int] = {}
+    for row in fleet.rows.values():
+        for pool in row.facts.pools:
+            resource = pool.device.resource
+            free = row.free(resource) - fleet.held(row.name, resource)
+            if free > found.get(resource, 0):
+                found[resource] = free
+    return found
+
+
 def as_if(fleet: fleets.Fleet, uid: kube.PodUid, holds: Iterable[ledger.Hold]) -> fleets.Fleet:
     """The fleet with a pod's own hold left out, and other holds added; the fleet itself stays as it is."""
     added = list(holds)

@@ -599,6 +599,30 @@ def test_looks_are_bounded_and_everybody_gets_one() -> None:
     assert sum(at == NOW + 6 for at in world.rescuer._looked.values()) == 4
 
 
+def test_where_nothing_is_free_nobody_is_looked_at() -> None:
+    world = World(waiting())
+    world.fleet.apply_pod(kube.to_pod(full()[1]))
+    assert (world.step(), world.asked, world.rescuer._looked) == ([], [], {})
+
+
+def test_where_only_its_own_resource_is_free_nothing_is_surveyed() -> None:
+    world = World(waiting())
+    world.fleet.remove_pod(kube.PodUid("uid-x"))
+    world.fleet.apply_pod(kube.to_pod(full()[1]))
+    assert (world.step(), world.asked, len(world.rescuer._looked)) == ([], [], 1)
+
+
+def test_where_too_few_of_another_resource_are_free_nothing_is_surveyed() -> None:
+    nodes = [gpunodes.nvidia("l4-1", "l4", 2), gpunodes.amd("mi210-1", "mi210", 2)]
+    taken = [placing.bound("x", "l4-1", {NVIDIA: 2}), placing.bound("y", "mi210-1", {AMD: 1})]
+    world = World(waiting(fleet=placing.fleet_of(nodes, taken), memory="16Gi", gpus="2"), nodes=nodes)
+    for each in taken:
+        world.fleet.apply_pod(kube.to_pod(each))
+    assert (world.step(), world.asked, len(world.rescuer._looked)) == ([], [], 1)
+    world.fleet.remove_pod(kube.PodUid("uid-y"))
+    assert world.step(after=3) == ["p"]
+
+
 def test_one_look_stands_for_all_pods_of_an_owner() -> None:
     world = World(*(waiting(f"p{n}") for n in range(50)))
     world.image = placing.image("nvidia")
