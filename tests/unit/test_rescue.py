@@ -614,10 +614,10 @@ def test_where_only_its_own_resource_is_free_nothing_is_surveyed() -> None:
 
 def test_where_too_few_of_another_resource_are_free_nothing_is_surveyed() -> None:
     nodes = [gpunodes.nvidia("l4-1", "l4", 2), gpunodes.amd("mi210-1", "mi210", 2)]
-    taken = [placing.bound("x", "l4-1", {NVIDIA: 2}), placing.bound("y", "mi210-1", {AMD: 1})]
+    taken = [placing.bound("x", "l4-1", {NVIDIA: 2}), placing.bound("y", "mi210-1", {AMD: 2})]
     world = World(waiting(fleet=placing.fleet_of(nodes, taken), memory="16Gi", gpus="2"), nodes=nodes)
-    for each in taken:
-        world.fleet.apply_pod(kube.to_pod(each))
+    world.fleet.apply_pod(kube.to_pod(taken[0]))
+    world.fleet.apply_pod(kube.to_pod(placing.bound("y", "mi210-1", {AMD: 1})))
     assert (world.step(), world.asked, len(world.rescuer._looked)) == ([], [], 1)
     world.fleet.remove_pod(kube.PodUid("uid-y"))
     assert world.step(after=3) == ["p"]
