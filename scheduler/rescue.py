@@ -57,7 +57,7 @@ DEFAULT = Limits()
 
 
 class Rescuer:
-    """Replaces pods in need, for as long as this process leads and its fleet is complete."""
+    """Replaces pods in need, while this process leads; to be run once the fleet is complete."""
 
     def __init__(
         self,
@@ -65,10 +65,11 @@ class Rescuer:
         fleet: fleets.Fleet,
         variants: Variants,
         limits: Limits = DEFAULT,
+        leads: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._api, self._fleet, self._variants = api, fleet, variants
-        self._limits, self._clock = limits, clock
+        self._limits, self._leads, self._clock = limits, leads, clock
         self._rejected: dict[kube.PodUid, kube.Pod] = {}
         self._free_since: dict[str, float] = {}
         """By owner, or by bare pod: since when a look found another device."""
@@ -89,10 +90,11 @@ class Rescuer:
         self._rejected.pop(uid, None)
 
     async def run(self) -> None:
-        """Rescue until cancelled."""
+        """Rescue until cancelled, whenever this process leads."""
         while True:
             try:
-                await self.step()
+                if self._leads():
+                    await self.step()
             except Exception:
                 log.exception("rescue failed")
             await asyncio.sleep(EVERY_SECONDS)
@@ -181,6 +183,8 @@ class Rescuer:
 
     async def _act(self, pod: kube.Pod, reason: Reason, why: str) -> replace.Outcome | None:
         """Do it, and say for how long the pod and its owner are left in peace; None: it failed."""
+        if not self._leads():
+            return None
         now = self._clock()
         hands = replace.Hands(self._api, self._limits.per_owner, now)
         call = hands.waiting if reason == "waiting" else hands.rejected

@@ -475,7 +475,7 @@ class World:
     """A rescuer over a fleet and a fake API, at a time of its own."""
 
     def __init__(self, *pods: Json, nodes: list[Json] | None = None, **limits: Any) -> None:
-        self.now = NOW
+        self.now, self.leads = NOW, True
         self.api = FakeApi(*pods)
         self.fleet = placing.fleet_of(nodes or NODES, [*full()[:1], *pods])
         self.image: resolve.Resolved | Exception = placing.IMAGE
@@ -485,6 +485,7 @@ class World:
             self.fleet,
             self.variants,
             rescue.Limits(**{"settle_seconds": 0.0, **limits}),
+            lambda: self.leads,
             lambda: self.now,
         )
 
@@ -737,6 +738,14 @@ def test_a_leader_that_died_after_its_event_is_followed_by_one_that_evicts_under
     successor.api = successor.rescuer._api = world.api  # type: ignore[assignment]
     assert successor.step() == ["p"]
     assert len(world.api.events) == 1
+
+
+def test_who_lost_the_lead_in_the_middle_of_a_step_does_nothing_more() -> None:
+    world = World(waiting())
+    world.leads = False
+    assert (world.step(), world.api.events) == ([], {})
+    world.leads = True
+    assert world.step(after=3) == ["p"]
 
 
 def test_a_job_is_read_with_its_pods_before_its_pod_is_replaced() -> None:
