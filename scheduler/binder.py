@@ -291,11 +291,16 @@ class Binder:
         return entry
 
     async def _spent(self, record: reservations.Record, besides: kube.PodUid) -> set[kube.PodUid]:
-        """Pods of the record that no Binding to this node can follow: they are gone, or bound."""
+        """Pods of the record that no Binding to this node can follow: they are gone, or bound to another.
+
+        One that was bound here since the node's pods were listed still takes its devices.
+        """
         others = [entry for uid, entry in record.entries.items() if uid != besides]
         found = await asyncio.gather(*(asyncio.to_thread(self._pod_of, entry) for entry in others))
         return {
-            entry.uid for entry, pod in zip(others, found, strict=True) if pod is None or pod["spec"].get("nodeName")
+            entry.uid
+            for entry, pod in zip(others, found, strict=True)
+            if pod is None or pod["spec"].get("nodeName") not in (None, "", record.node)
         }
 
     def _pod_of(self, entry: reservations.Entry) -> Json | None:

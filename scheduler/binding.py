@@ -140,7 +140,8 @@ def alternative_of(given: Sequence[decision.Alternative], device: DeviceClass) -
 
 def outcome(made: decision.Decision, chosen: decision.Alternative, device: DeviceClass, node: str) -> Outcome:
     """What a pod with this decision is given on a node with devices of this class."""
-    reason = f"bound {made.binding}: {device.label} on {node}; {made.reason}"
+    expected = made.node == node and made.resource == chosen.resource
+    reason = made.reason if expected else f"{device.label} on {node}, as kube-scheduler chose; at admission: {made.reason}"
     given = made.model_copy(
         update={
             "vendor": chosen.vendor,
