@@ -2,9 +2,10 @@
 
 The order makes it safe with any number of replicas, each of which may die or pause between any two lines:
 
-1. the node's record is read, then the node, its pods and the pod itself, all live;
+1. the node's record is known, from the watch or from the last write, and then the node, its pods and the pod itself
+   are read live;
 2. where the devices are free, the record is replaced with the pod's own entry, under the version read in 1. Who else
-   counted on the same devices meets a conflict and begins again;
+   counted on the same devices, or from an older record, meets a conflict and begins again;
 3. the pod's images are patched, then the Binding is posted, both under versions of the pod no older than 1.
 
 An entry that no Binding followed is given up by writing to the pod first, so that a Binding still under way meets a
@@ -15,6 +16,7 @@ import asyncio
 import datetime
 import random
 import time
+import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -33,8 +35,11 @@ Json = dict[str, Any]
 TRIES = 6
 """Conflicts that one call meets before it gives up: kube-scheduler tries again later."""
 PAUSE_SECONDS = 0.02
+PARALLEL = 12
+"""Binds at once; each has up to three calls under way."""
 NOT_FOUND, CONFLICT = 404, 409
 OUTCOMES = prometheus_client.Counter("anygpu_binds_total", "Binds by binding and result", ["binding", "result"])
+CONFLICTS = prometheus_client.Counter("anygpu_bind_conflicts_total", "Binds begun again since somebody else wrote")
 EXPIRED = prometheus_client.Counter("anygpu_reservations_expired_total", "Promises that no Binding followed", ["kind"])
 
 log = structlog.get_logger()
@@ -101,13 +106,17 @@ class Binder:
         self, api: kubeapi.Api, fleet: fleets.Fleet, clock: Callable[[], float] = time.time, lives: float | None = None
     ) -> None:
         self._api, self._fleet, self._clock = api, fleet, clock
+        self._latest: dict[str, reservations.Record] = {}
+        """By node: the record that this process wrote or read last."""
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._slots = asyncio.Semaphore(PARALLEL)
         self._lives = {**reservations.LIVES_SECONDS} | ({"late": lives} if lives else {})
 
     async def bind(self, asked: Arguments) -> None:
         """Bind the pod to the node, or find it bound there; raises AnygpuError saying why it cannot be."""
         written: list[reservations.Entry] = []
         try:
-            made = await self._insist(asked.key, lambda: self._bind(asked, written))
+            made = await self._insist(asked, lambda live: self._bind(asked, written, live=live))
         except CannotBind as error:
             if written:
                 await self._release(asked.node, written[-1])
@@ -137,7 +146,7 @@ class Binder:
         pod = self._fleet.by_uid(asked.uid)
         if pod is not None and not binding.takes(pod):
             return
-        await self._insist(asked.key, lambda: self._admit(asked, dry_run=dry_run))
+        await self._insist(asked, lambda live: self._admit(asked, dry_run=dry_run, live=live))
 
     async def expire(self) -> int:
         """Give up every promise that no Binding followed in time; says how many. Safe on several replicas at once."""
@@ -157,21 +166,31 @@ class Binder:
 
     # --- The steps ---------------------------------------------------------------------------------------------------
 
-    async def _insist(self, what: str, step: Callable[[], Any]) -> Any:
+    async def _insist(self, asked: Arguments, step: Callable[[bool], Any]) -> Any:
+        """Take a step until nobody else writes at the same time; raises CannotBind after TRIES.
+
+        The first time the node's record is taken as it is known; from then on it is read.
+        """
+        turn = self._turns.setdefault(asked.node, asyncio.Lock())
         for left in reversed(range(TRIES)):
             try:
-                return await step()
+                # Two binds to one node would only meet each other's writes; it costs nobody else anything.
+                async with turn, self._slots:
+                    return await step(left < TRIES - 1)
             except _Conflict as error:
+                CONFLICTS.inc()
                 if not left:
                     raise CannotBind(
-                        f"{what}: somebody else kept writing at the same time ({error}); try again"
+                        f"{asked.key}: somebody else kept writing at the same time ({error}); try again"
                     ) from error
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 2) * (TRIES - left))  # noqa: S311
         raise AssertionError("unreachable")
 
-    async def _bind(self, asked: Arguments, written: list[reservations.Entry]) -> decision.Decision | None:
+    async def _bind(
+        self, asked: Arguments, written: list[reservations.Entry], *, live: bool
+    ) -> decision.Decision | None:
         """Bind once; notes the entry that it writes, for whoever has to take it back."""
-        record, document, node, there = await self._read(asked)
+        record, document, node, there = await self._read(asked, live=live)
         pod = _check(document, asked)
         if pod.spec.node_name:
             return decision.read(pod.annotations)
@@ -182,12 +201,12 @@ class Binder:
             return claimed.decision
         given, devices = self._choose(pod, made, node)
         if devices:
-            written.append(await self._promise(asked, record, node, there, devices, "late"))
+            written.append(await self._promise(asked, record, node, there, devices, "late", live=live))
         await self._write(asked, document, given)
         return given.decision if given else made
 
-    async def _admit(self, asked: Arguments, *, dry_run: bool) -> None:
-        record, document, node, there = await self._read(asked)
+    async def _admit(self, asked: Arguments, *, dry_run: bool, live: bool) -> None:
+        record, document, node, there = await self._read(asked, live=live)
         pod = _check(document, asked)
         devices = {name: count for name, count in binding.takes(pod).items() if name in (node.status.allocatable or {})}
         own = record.entries.get(asked.uid)
@@ -195,11 +214,14 @@ class Binder:
             return  # our own Binding, or none that takes a device
         if dry_run:
             return
-        await self._promise(asked, record, node, there, devices, "admitted")
+        await self._promise(asked, record, node, there, devices, "admitted", live=live)
 
-    async def _read(self, asked: Arguments) -> tuple[reservations.Record, Json, kube.Node, list[kube.Pod]]:
-        """The node's record, and after it the pod, the node and its pods: live, in this order."""
-        record = await self._record(asked.node)
+    async def _read(
+        self, asked: Arguments, *, live: bool
+    ) -> tuple[reservations.Record, Json, kube.Node, list[kube.Pod]]:
+        """The node's record, and after it the pod, the node and its pods, live: never the other way round."""
+        record = None if live else self._known(asked.node)
+        record = record or await self._record(asked.node)
         document, node, there = await asyncio.gather(
             self._get(asked.path, f"pod {asked.key} is gone"),
             self._get(f"/api/v1/nodes/{asked.node}", f"node {asked.node} does not exist"),
@@ -207,7 +229,14 @@ class Binder:
         )
         return record, document, kube.to_node(node), there
 
+    def _known(self, node: str) -> reservations.Record | None:
+        """The newest record of a node that we know; whether it is the newest there is the write will tell."""
+        known = [each for each in (self._latest.get(node), self._fleet.reservations.get(node)) if each and each.version]
+        # Versions grow, as numbers (kubernetes KEP-5504); should they not, the write meets a conflict and we read.
+        return max(known, key=lambda each: (len(each.version or ""), each.version or ""), default=None)
+
     async def _record(self, node: str) -> reservations.Record:
+        """A node's record as it is now."""
         try:
             found = reservations.read(await asyncio.to_thread(self._api.get_json, reservations.path_of(node)))
         except kubeapi.ApiError as error:
@@ -216,6 +245,7 @@ class Binder:
             return reservations.Record(node, {})
         if found is None or found.node != node:
             raise CannotBind(f"ConfigMap {reservations.name_of(node)} is no record of node {node}; delete it")
+        self._latest[node] = found
         return found
 
     async def _get(self, path: str, gone: str) -> Json:
@@ -276,11 +306,15 @@ class Binder:
         there: Collection[kube.Pod],
         devices: Mapping[str, int],
         kind: reservations.Kind,
+        *,
+        live: bool,
     ) -> reservations.Entry:
         """Write the pod's entry into the node's record; raises CannotBind where the devices are not free."""
         bound = {pod.identity for pod in there}
         record = record.without(bound - {asked.uid})
         short = _short(asked.uid, record, node, there, devices)
+        if short is not None and not live:
+            raise _Conflict(f"the record of node {asked.node}")  # refused on hearsay? look first
         if short is not None:
             record = record.without(await self._spent(record, asked.uid))
             short = _short(asked.uid, record, node, there, devices)
@@ -318,9 +352,10 @@ class Binder:
         document = reservations.document(record)
         try:
             if record.version is None:
-                await asyncio.to_thread(self._api.post, reservations.COLLECTION, document)
+                written = await asyncio.to_thread(self._api.post, reservations.COLLECTION, document)
             else:
-                await asyncio.to_thread(self._api.put, reservations.path_of(record.node), document)
+                written = await asyncio.to_thread(self._api.put, reservations.path_of(record.node), document)
+            self._latest[record.node] = reservations.read(written) or record
         except kubeapi.ApiError as error:
             if error.status == CONFLICT or (error.status == NOT_FOUND and record.version is not None):
                 raise _Conflict(f"the record of node {record.node}") from error
