@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from capability_db import partitions
@@ -38,6 +38,52 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True)
+class Driver:
+    """How a vendor's DRA driver publishes GPUs: names of attributes, in the domain that is the driver's own name."""
+
+    name: str
+    product: str
+    """The model's name, written as the product label is, spaces aside."""
+    space: str
+    """What the label writes for a space."""
+    part: Callable[[Sku, str], tuple[str, partitions.Share | None]]
+    """(model, profile) -> the mode's name, and what such a slice has of the whole device; None: unknown."""
+    pci: str | None = None
+    """The PCI device id, with or without `0x`; some releases write other numbers there, which are no such id."""
+    type: str = "type"
+    whole: str | None = None
+    """The type of whole devices; None: the driver publishes no type, and whole devices only."""
+    slice: str | None = None
+    """The type of slices; other types, as VFIO devices for virtual machines, are nothing for containers."""
+    profile: str | None = None
+    """The MIG profile or partition mode of a slice."""
+    memory: str = "memory"
+    """The capacity in bytes."""
+
+    def products(self, sku: Sku) -> tuple[str, ...]:
+        """The model's names, without spaces."""
+        return sku.match.product
+
+    def pci_ids(self, sku: Sku) -> tuple[str, ...]:
+        """The PCI device ids that mean this model alone, of a driver that publishes them."""
+        return sku.match.pci if self.pci else ()
+
+    def publishes(self, sku: Sku) -> bool:
+        """Whether the attributes can tell the model from others."""
+        return bool(self.products(sku) or self.pci_ids(sku))
+
+
+def pci_id(text: str) -> str:
+    """The one form of a PCI device id: `740f`."""
+    return text.lower().replace("0x", "")
+
+
+def mode_key(mode: str) -> str:
+    """The one form of a mode that is written in several ways: `1g.10gb.me`, `cpx_nps4`."""
+    return mode.lower().replace("+", ".")
+
+
+@dataclass(frozen=True, slots=True)
 class Vendor:
     """Everything that sets one vendor apart."""
 
@@ -58,6 +104,8 @@ class Vendor:
     """(resource, partition mode in its name, node labels, devices, catalogue) -> Identity."""
     several_partitions: bool
     """Whether one container can use several partitions (CUDA sees only the first MIG instance)."""
+    driver: Driver
+    """The DRA driver; never beside the device plugin on the same devices."""
     compute_keys: tuple[str, ...] = ()
     """Labels worth showing as the driver and runtime version."""
 
@@ -74,6 +122,39 @@ class Vendor:
         """The partition mode that a resource name carries."""
         found = self.partition_resource.fullmatch(self._unshared(resource))
         return found.group("mode") if found else None
+
+    def identify_published(self, attributes: Labels, memory_mib: float | None, catalogue: Catalogue) -> Identity | None:
+        """What a device of the DRA driver is, by its attributes; None: nothing for a container."""
+        driver = self.driver
+        kind = attributes.get(driver.type)
+        if driver.whole is not None and kind not in (driver.whole, driver.slice):
+            return None
+        sku, evidence = self._published_model(attributes, catalogue)
+        identity = Identity(skus=(sku,) if sku else (), memory_mib=memory_mib, evidence=evidence)
+        if driver.whole is None or kind == driver.whole:
+            return identity
+        profile = attributes.get(driver.profile or "")
+        mode, share = driver.part(sku, profile) if sku and profile else (profile or "unknown", None)
+        return replace(
+            identity,
+            mode=mode,
+            memory_share=share.memory if share else None,
+            compute_share=share.compute if share else None,
+            problem=None if profile else f"the driver {driver.name} publishes no {driver.profile} of the slice",
+        )
+
+    def _published_model(self, attributes: Labels, catalogue: Catalogue) -> tuple[Sku | None, str]:
+        driver, found = self.driver, "no attribute names the model"
+        if driver.pci is not None and driver.pci in attributes:
+            device_id = pci_id(attributes[driver.pci])
+            found = f"{driver.name}/{driver.pci}={device_id}"
+            owner = next((sku for sku in catalogue.by_pci(self.name, device_id) if device_id in sku.match.pci), None)
+            if owner is not None:
+                return owner, found
+        if driver.product in attributes:
+            label = attributes[driver.product].replace(" ", driver.space)
+            return catalogue.by_product(self.name, label), f"{driver.name}/{driver.product}={label}"
+        return None, found
 
     def _unshared(self, resource: str) -> str:
         return resource.removesuffix(self.shared_suffix) if self.shared_suffix else resource
@@ -284,6 +365,27 @@ def _intel(resource: str, mode: str | None, labels: Labels, devices: int, catalo
     )
 
 
+# --- DRA drivers: kubernetes-sigs/dra-driver-nvidia-gpu (deviceinfo.go), ROCm/k8s-gpu-dra-driver (deviceinfo.go,
+# docs/driver-attributes.md), intel/intel-resource-drivers-for-kubernetes (node_state.go, models.go) -------------------
+
+
+def _mig_part(sku: Sku, profile: str) -> tuple[str, partitions.Share | None]:
+    found = partitions.mig_profile(sku.mig, profile) if sku.mig else None
+    if sku.mig is None or found is None:
+        return profile, None
+    return found.name, partitions.mig_share(partitions.mig_geometry(sku.mig), found)
+
+
+def _amd_part(sku: Sku, profile: str) -> tuple[str, partitions.Share | None]:
+    mode = partitions.amd_mode(profile)
+    parts = partitions.amd_parts(sku, mode.compute) if mode else None
+    return profile.lower(), partitions.Share(memory=1 / parts, compute=1 / parts) if parts else None
+
+
+def _no_part(sku: Sku, profile: str) -> tuple[str, partitions.Share | None]:
+    return profile, None
+
+
 NVIDIA: Final = Vendor(
     name="nvidia",
     title="NVIDIA",
@@ -295,6 +397,15 @@ NVIDIA: Final = Vendor(
     shared_suffix=".shared",
     identify=_nvidia,
     several_partitions=False,
+    driver=Driver(
+        name="gpu.nvidia.com",
+        product="productName",
+        space="-",
+        part=_mig_part,
+        whole="gpu",
+        slice="mig",
+        profile="profile",
+    ),
     compute_keys=("nvidia.com/cuda.driver-version.full", "nvidia.com/cuda.runtime-version.full"),
 )
 AMD: Final = Vendor(
@@ -308,6 +419,16 @@ AMD: Final = Vendor(
     shared_suffix=None,
     identify=_amd,
     several_partitions=True,
+    driver=Driver(
+        name="gpu.amd.com",
+        product="productName",
+        space="_",
+        part=_amd_part,
+        pci="deviceID",
+        whole="amdgpu",
+        slice="amdgpu-partition",
+        profile="partitionProfile",
+    ),
     compute_keys=("amd.com/gpu.driver-version",),
 )
 INTEL: Final = Vendor(
@@ -321,6 +442,7 @@ INTEL: Final = Vendor(
     shared_suffix=None,
     identify=_intel,
     several_partitions=True,
+    driver=Driver(name="gpu.intel.com", product="model", space="_", part=_no_part, pci="pciId"),
 )
 
 VENDORS: Final[dict[VendorName, Vendor]] = {vendor.name: vendor for vendor in (NVIDIA, AMD, INTEL)}
@@ -329,6 +451,11 @@ VENDORS: Final[dict[VendorName, Vendor]] = {vendor.name: vendor for vendor in (N
 def of_resource(resource: str) -> Vendor | None:
     """The vendor whose device plugin publishes a resource name."""
     return next((vendor for vendor in VENDORS.values() if vendor.owns(resource)), None)
+
+
+def of_driver(name: str) -> Vendor | None:
+    """The vendor whose DRA driver has the name."""
+    return next((vendor for vendor in VENDORS.values() if vendor.driver.name == name), None)
 
 
 def gpu_resources(names: Iterable[str]) -> list[str]:

@@ -195,8 +195,12 @@ def bandwidth(device: DeviceClass, sku: Sku) -> float | None:
 
 
 def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
-    """Every way a node could offer a model, whole and partitioned; sharing adds nothing that these do not have."""
+    """Every way a node could offer a model: whole and partitioned, by device plugin and by DRA driver.
+
+    Sharing adds nothing that these do not have.
+    """
     vendor = vendors.VENDORS[sku.vendor]
+    driver = (vendor.driver.name,) if vendor.driver.publishes(sku) else ()
 
     def device(
         resource: str, kind: node_facts.Kind, mode: str | None, memory: float, share: partitions.Share
@@ -213,17 +217,18 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
             compute_share=share.compute,
             replicas=1,
             evidence="capability DB",
+            dra=resource in driver,
         )
 
     whole = partitions.Share(memory=1.0, compute=1.0)
-    for resource in sku.resources or vendor.resources:
+    for resource in (*(sku.resources or vendor.resources), *driver):
         yield device(resource, "whole", None, sku.memory_mib, whole)
     if sku.mig:
         geometry = partitions.mig_geometry(sku.mig)
         for profile in geometry.profiles:
             memory = partitions.mig_memory_mib(sku.memory_mib, geometry, profile)
             share = partitions.mig_share(geometry, profile)
-            for resource in (vendor.partition_name(profile.name), vendor.resources[0]):
+            for resource in (vendor.partition_name(profile.name), vendor.resources[0], *driver):
                 yield device(resource, "slice", profile.name, memory, share)
     for compute in sku.compute_modes:
         parts = partitions.amd_parts(sku, compute) or 0
@@ -233,7 +238,7 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
                 yield device(vendor.partition_name(mode), "whole", None, sku.memory_mib, whole)
                 continue
             share = partitions.Share(memory=1 / parts, compute=1 / parts)
-            for resource in (vendor.partition_name(mode), vendor.resources[0]):
+            for resource in (vendor.partition_name(mode), vendor.resources[0], *driver):
                 yield device(resource, "slice", mode, sku.memory_mib / parts, share)
 
 
@@ -248,7 +253,7 @@ def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> s
         missing = unmet(needs, device)
         if not missing:
             return None
-        if device.skus and missing[0].key not in ("resource", "problem"):
+        if device.skus and missing[0].key not in ("resource", "binding", "problem"):
             lacking.append(missing)
     if not lacking:
         return f"no GPU model of the capability DB is offered as {' or '.join(needs.resources)}"

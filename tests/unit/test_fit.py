@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from capability_db import node_facts
+from capability_db import node_facts, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass
 from scheduler import fit, needs
@@ -336,4 +336,39 @@ def test_parts_of_a_model_are_never_more_than_the_whole() -> None:
             assert device.memory_mib is not None
             assert 0 < device.memory_mib <= sku.memory_mib * 1.001, device.label
             assert (device.kind == "slice") == (device.mode is not None)
-            assert re.fullmatch(r"[a-z0-9.]+/[a-z0-9._-]+", device.resource)
+            if device.dra:
+                assert device.resource == vendors.VENDORS[sku.vendor].driver.name
+            else:
+                assert re.fullmatch(r"[a-z0-9.]+/[a-z0-9._-]+", device.resource)
+
+
+@pytest.mark.parametrize(
+    ("sku_id", "modes"),
+    [
+        ("l4", {None}),
+        ("a30", {None, "1g.6gb", "1g.6gb+me", "2g.12gb", "2g.12gb+me", "4g.24gb"}),
+        ("mi300a", {None, "tpx_nps1", "cpx_nps1"}),
+        ("max-1550", {None}),
+    ],
+)
+def test_a_dra_driver_may_publish_a_model_whole_and_cut(sku_id: str, modes: set[str | None]) -> None:
+    sku = BUILTIN.get(sku_id)
+    assert sku is not None
+    found = [device for device in fit.possible_classes(sku) if device.dra]
+    assert {device.mode for device in found} == modes
+    assert len(found) == len(modes)
+
+
+@pytest.mark.parametrize("sku_id", ["mi250", "mi60", "gaudi3"])
+def test_no_dra_class_has_a_model_that_attributes_cannot_tell(sku_id: str) -> None:
+    sku = BUILTIN.get(sku_id)
+    assert sku is not None
+    assert not any(device.dra for device in fit.possible_classes(sku))
+
+
+def test_needs_bound_by_claim_are_judged_over_the_drivers_devices() -> None:
+    assert fit.impossible(ask(binding="claim", memory="80Gi", precision="fp8"), BUILTIN, []) is None
+    why = fit.impossible(ask(binding="claim", memory="900Gi"), BUILTIN, [])
+    assert why is not None
+    assert why.startswith("anygpu.io/memory: no GPU model in the capability DB meets this; the closest is ")
+    assert "binding" not in why
