@@ -69,6 +69,7 @@ class Proxy:
         self._faults: list[tuple[str, re.Pattern[str], float, float]] = []
         self._holds: list[Hold] = []
         self._counts: collections.Counter[str] = collections.Counter()
+        self._inside: collections.Counter[str] = collections.Counter()
         self._server = _Server(self, tls)
         scheme = "https" if tls else "http"
         self.url = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
@@ -121,6 +122,18 @@ class Proxy:
                     break
             self._counts[fate] += 1
             return fate
+
+    def under_way(self, path: str) -> int:
+        """Requests of exactly this path that the upstream is answering just now."""
+        with self._lock:
+            return self._inside[path]
+
+    def inside(self, path: str, sign: int) -> None:
+        """Note that a request went to the upstream (1) or that its answer is here (-1)."""
+        with self._lock:
+            self._inside[path] += sign
+            if not self._inside[path]:
+                del self._inside[path]
 
     def note(self, what: str) -> None:
         """Count something."""
@@ -188,6 +201,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if hold:
             hold.keep(self.path)
         upstream = proxy.connect()
+        proxy.inside(self.path, 1)
         try:
             headers = {key: value for key, value in self.headers.items() if key.lower() not in HOP_BY_HOP}
             upstream.request(self.command, self.path, body or None, headers)
@@ -197,6 +211,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             proxy.note("upstream gone")
             self.close_connection = True
         finally:
+            proxy.inside(self.path, -1)
             upstream.close()
 
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
