@@ -143,12 +143,17 @@ def pools(slices: Iterable[ResourceSlice], catalogue: Catalogue) -> tuple[Pool, 
 
     Several pools then have one resource name, the driver's: devices that are taken are counted by `free`.
     """
-    grouped: dict[DeviceClass, list[Published]] = {}
-    for each in devices(slices, catalogue).values():
-        grouped.setdefault(each.device, []).append(each)
+    return grouped(devices(slices, catalogue))
+
+
+def grouped(published: Mapping[Key, Published]) -> tuple[Pool, ...]:
+    """The pools that published devices make."""
+    classes: dict[DeviceClass, list[Published]] = {}
+    for each in published.values():
+        classes.setdefault(each.device, []).append(each)
     return tuple(
         Pool(device, sum(each.healthy for each in alike), len(alike), (len(alike),) * len(device.skus))
-        for device, alike in grouped.items()
+        for device, alike in classes.items()
     )
 
 
@@ -206,7 +211,7 @@ def _published(device: Device, vendor: vendors.Vendor, catalogue: Catalogue, *, 
         compute_share=None if shared else identity.compute_share,
         replicas=None if shared else 1,
         evidence=identity.evidence,
-        problem=identity.problem,
+        problem=None if shared else identity.problem,
         dra=True,
     )
     tainted = any(taint.effect in ("NoSchedule", "NoExecute") for taint in device.taints or ())

@@ -26,10 +26,9 @@ import structlog
 import urllib3
 
 from capability_db.node_facts import DeviceClass
-from scheduler import asks, binding, decision, errors, fit, kube, kubeapi, needs, reservations, watch
+from scheduler import asks, binding, claims, decision, errors, fit, kube, kubeapi, needs, reservations, watch
 from scheduler import fleet as fleets
 
-claims: Any = None
 Json = dict[str, Any]
 
 TRIES = 6
@@ -411,9 +410,9 @@ class Binder:
         path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
         claim = await self._get(path, f"ResourceClaim {namespace}/{name} does not exist")
         try:
-            devices = [self._fleet.device_of(each) for each in claims.allocated(claim)]
+            devices = [self._fleet.device_of(each) for each in claims.allocated(claims.to_claim(claim))]
         except (claims.ClaimError, fleets.UnknownDevice) as error:
-            raise CannotBind(f"ResourceClaim {namespace}/{name}: {error}") from error
+            raise CannotBind(str(error)) from error
         given = [(binding.alternative(made, device), device) for device in devices]
         for chosen, device in given:
             if chosen is None:

@@ -102,7 +102,7 @@ def alternatives(
     found: list[decision.Alternative] = []
     terms: list[list[dict[str, object]]] = []
     for resource in resources:
-        vendor = vendors.of_resource(resource) or getattr(vendors, "of_driver", lambda _: None)(resource)
+        vendor = vendors.of_resource(resource) or vendors.of_driver(resource)
         assert vendor is not None  # noqa: S101 - names() takes vendors' names only
         for option in image.options.get(vendor.name, ()):
             admitted = offers.admitted_skus(
@@ -141,7 +141,9 @@ def alternative_of(given: Sequence[decision.Alternative], device: DeviceClass) -
 def outcome(made: decision.Decision, chosen: decision.Alternative, device: DeviceClass, node: str) -> Outcome:
     """What a pod with this decision is given on a node with devices of this class."""
     expected = made.node == node and made.resource == chosen.resource
-    reason = made.reason if expected else f"{device.label} on {node}, as kube-scheduler chose; at admission: {made.reason}"
+    reason = (
+        made.reason if expected else f"{device.label} on {node}, as kube-scheduler chose; at admission: {made.reason}"
+    )
     given = made.model_copy(
         update={
             "vendor": chosen.vendor,

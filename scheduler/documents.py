@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from scheduler import errors, kube, needs
+from capability_db import slices
+from scheduler import claims, errors, kube, needs, reservations
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -181,6 +182,33 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
         if isinstance(labels := each.get("labels"), dict) and labels.get(needs.INJECT_LABEL) == "false"
     }
     fleet.replace(nodes, [to_pod(each, source) for each in objects if each["kind"] == "Pod"])
+    found: dict[str, list[Any]] = {kind: [] for kind in _OTHERS}
+    for each in objects:
+        labels = _metadata(each).get("labels")
+        ours = isinstance(labels, dict) and reservations.LABEL in labels
+        if each["kind"] in found and (each["kind"] != "ConfigMap" or ours):
+            found[each["kind"]].append(_as(each["kind"], each, source))
+    fleet.replace(records=[record for each in found["ConfigMap"] if (record := reservations.of(each))])
+    fleet.replace_dra(found["ResourceSlice"], found["ResourceClaim"])
+    fleet.device_classes = {
+        each.metadata.name: each.spec.extended_resource_name for each in found["DeviceClass"]
+    } or None
+
+
+_OTHERS: dict[str, type[Any]] = {
+    "ConfigMap": kube.ConfigMap,
+    "ResourceSlice": slices.ResourceSlice,
+    "ResourceClaim": claims.Claim,
+    "DeviceClass": kube.DeviceClass,
+}
+
+
+def _as(kind: str, document: Json, source: str) -> Any:
+    """The object of a document that decisions read; raises InvalidInput naming the field that is wrong."""
+    try:
+        return msgspec.convert(kube.without_nulls(document), _OTHERS[kind])
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise errors.InvalidInput(f"{source}: {describe(document)}: {error}") from error
 
 
 def to_node(document: Json, source: str) -> kube.Node:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from capability_db import errors as capability_errors
+from capability_db import node_facts
 from scheduler import asks, binding, errors, fit, kube, score
 from scheduler import fleet as fleets
 
@@ -126,7 +127,7 @@ def priorities(pod: kube.Pod, names: Iterable[str], fleet: fleets.Fleet) -> dict
             for pool in row.facts.pools
             if (rank := ranks.get(id(pool.device))) is not None
             # What kube-scheduler has counted need not be free by our count; else a full pool is no place for the pod.
-            and ((left := look.free(row, pool.device.resource) - look.count) >= 0 or not look.counts)
+            and ((left := look.left(row, pool) - look.count) >= 0 or not look.counts)
         ]
         if keys:
             ranked.append(min(keys))
@@ -149,6 +150,12 @@ class _Look:
     counts: bool
     """Whether devices are counted here: kube-scheduler counts what it is not told to ignore, and a count of ours that
     lags behind would park the pod until the next event."""
+
+    def left(self, row: fleets.Row, pool: node_facts.Pool) -> int:
+        """Devices of a pool that are free for the pod."""
+        dra = pool.device.dra and self.question is not None
+        memory = self.question.needs.memory_bytes if dra and self.question else None
+        return row.left(pool, memory) if dra else self.free(row, pool.device.resource)
 
     def free(self, row: fleets.Row, resource: str) -> int:
         """Devices that neither bound pods take nor other pods were promised."""
@@ -188,7 +195,7 @@ def _refusal(look: _Look, row: fleets.Row) -> str | None:
     closest: str | None = None
     for pool in row.facts.pools:
         reason = look.refused[id(pool.device)]
-        if reason is None and look.counts and look.free(row, pool.device.resource) < look.count:
+        if reason is None and look.counts and look.left(row, pool) < look.count:
             reason = NOT_FREE
         if reason is None:
             return None

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
-from scheduler import control, kube, needs, reservations, watch
+from capability_db import slices
+from scheduler import claims, control, kube, needs, reservations, watch
 from scheduler import fleet as fleets
 
 T = TypeVar("T")
@@ -49,6 +50,8 @@ def feeds(fleet: fleets.Fleet, writer: control.Writer, bindings: Collection[need
     found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
+    if "claim" in bindings:
+        found += [_slices(fleet, writer), _claims(fleet)]
     return found
 
 
@@ -110,10 +113,33 @@ def _records(fleet: fleets.Fleet) -> Feed[kube.ConfigMap]:
 
 def _device_classes(fleet: fleets.Fleet) -> Feed[kube.DeviceClass]:
     def on_list(classes: list[kube.DeviceClass]) -> None:
-        fleet.mapped = {each.spec.extended_resource_name or "": each.metadata.name for each in classes}
+        fleet.device_classes = {each.metadata.name: each.spec.extended_resource_name for each in classes}
 
     def on_event(found: kube.DeviceClass, gone: bool) -> None:
-        kept = {name: by for name, by in fleet.mapped.items() if by != found.metadata.name}
-        fleet.mapped = kept if gone else kept | {found.spec.extended_resource_name or "": found.metadata.name}
+        known = dict(fleet.device_classes or {})
+        known.pop(found.metadata.name, None)
+        fleet.device_classes = known if gone else known | {found.metadata.name: found.spec.extended_resource_name}
 
     return Feed(f"{DRA}/deviceclasses", kube.DeviceClass, on_list, on_event, optional=True)
+
+
+def _slices(fleet: fleets.Fleet, writer: control.Writer) -> Feed[slices.ResourceSlice]:
+    def on_list(found: list[slices.ResourceSlice]) -> None:
+        fleet.replace_dra(found=found)
+        writer.nudge()
+
+    def on_event(found: slices.ResourceSlice, gone: bool) -> None:
+        (fleet.remove_slice if gone else fleet.apply_slice)(found)
+        writer.nudge()
+
+    return Feed(f"{DRA}/resourceslices", slices.ResourceSlice, on_list, on_event, optional=True)
+
+
+def _claims(fleet: fleets.Fleet) -> Feed[claims.Claim]:
+    def on_list(found: list[claims.Claim]) -> None:
+        fleet.replace_dra(held=found)
+
+    def on_event(found: claims.Claim, gone: bool) -> None:
+        (fleet.remove_claim if gone else fleet.apply_claim)(found)
+
+    return Feed(f"{DRA}/resourceclaims", claims.Claim, on_list, on_event, optional=True)

@@ -5,14 +5,15 @@ applied, so that a restart computes the same.
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capability_db import errors as capability_errors
-from capability_db import node_facts, vendors
+from capability_db import node_facts, slices, vendors
 from capability_db.catalogue import Catalogue
+from scheduler import claims, kube, reservations
 from scheduler import decision as decisions
-from scheduler import kube, reservations
 from scheduler.ledger import Hold, Ledger
 
 CORDON_TAINT = "node.kubernetes.io/unschedulable"
@@ -41,6 +42,10 @@ class Row:
     usage: Usage
     labels: dict[str, str]
     """The node's labels, with those that anygpu's controller keeps as they should be."""
+    published: Mapping[slices.Key, slices.Published] = field(default_factory=dict)
+    """The devices of DRA drivers."""
+    claimed: Mapping[slices.Key, Mapping[str, slices.Taken]] = field(default_factory=dict)
+    """What claims hold of each device of the cluster, by the claim's uid; shared by all rows."""
 
     @property
     def name(self) -> str:
@@ -63,6 +68,13 @@ class Row:
         """Whole units of a resource that bound pods leave; below 0 where devices failed under running pods."""
         return (self.allocatable.get(resource, 0) - self.usage.amounts.get(resource, 0)) // 1000
 
+    def left(self, pool: node_facts.Pool, memory_bytes: int | None = None) -> int:
+        """Devices of a pool that bound pods or claims leave, for a pod that asks so much memory of each."""
+        if not pool.device.dra:
+            return self.free(pool.device.resource)
+        taken = [each for key in self.published for each in self.claimed.get(key, {}).values()]
+        return slices.free(self.published, taken, memory_bytes).get(pool.device, 0)
+
 
 class UnknownDevice(Exception):
     """A device that no ResourceSlice seen so far publishes."""
@@ -80,8 +92,8 @@ class Fleet:
         """What unbound pods were promised: the entries of `reservations` that no bound pod stands for."""
         self.reservations: dict[str, reservations.Record] = {}
         """By node: what its object in the API says."""
-        self.mapped: dict[str, str] = {}
-        """Resource name -> the DeviceClass that maps it (extendedResourceName)."""
+        self.device_classes: dict[str, str | None] | None = None
+        """Name -> the resource name that the DeviceClass maps, if any (extendedResourceName); None: nobody looked."""
         self.opted_out: set[str] = set()
         """Namespaces that keep anygpu away."""
         self.facts_version = 0
@@ -93,6 +105,12 @@ class Fleet:
         self._requests: dict[kube.PodUid, dict[str, int]] = {}
         self._promised: dict[kube.PodUid, dict[str, reservations.Entry]] = {}
         """Node -> entry, for each pod that has any."""
+        self._slices: dict[str, dict[str, slices.ResourceSlice]] = {}
+        """By node, then by name."""
+        self._devices: dict[slices.Key, node_facts.DeviceClass] = {}
+        self._claimed: dict[slices.Key, dict[str, slices.Taken]] = {}
+        self._claims: dict[str, list[slices.Key]] = {}
+        """What each claim holds, by its uid."""
 
     def apply_node(self, node: kube.Node) -> None:
         """Take a node as it is now."""
@@ -104,25 +122,92 @@ class Fleet:
             and old.node.status.allocatable == node.status.allocatable
             and old.node.status.capacity == node.status.capacity
         ):
-            self.rows[name] = Row(node, old.facts, old.allocatable, old.capacity, old.usage, old.labels)
+            self.rows[name] = dataclasses.replace(old, node=node)
             return
+        usage = self._usage.setdefault(name, Usage())
+        self._put_row(node, old, usage)
+
+    def _put_row(self, node: kube.Node, old: Row | None, usage: Usage) -> None:
+        """Read a node anew, with what DRA drivers publish of it."""
+        name = node.metadata.name
         facts, allocatable, capacity = read_node(node, self.catalogue)
-        pools = tuple(
-            node_facts.Pool(self._intern(pool.device), pool.allocatable, pool.capacity, pool.sku_counts)
-            for pool in facts.pools
-        )
-        facts = node_facts.NodeFacts(pools, facts.present, facts.versions)
+        published = {
+            key: dataclasses.replace(each, device=self._intern(each.device))
+            for key, each in slices.devices(self._slices.get(name, {}).values(), self.catalogue).items()
+        }
+        pools = [dataclasses.replace(pool, device=self._intern(pool.device)) for pool in facts.pools]
+        facts = node_facts.NodeFacts((*pools, *slices.grouped(published)), facts.present, facts.versions)
         own = node_facts.node_labels(facts)
         labels = {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
-        usage = self._usage.setdefault(name, Usage())
-        self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels)
+        self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels, published, self._claimed)
+        for key in old.published if old else ():
+            self._devices.pop(key, None)
+        self._devices |= {key: each.device for key, each in published.items()}
         if old is None or old.facts != facts:
             self.facts_version += 1
 
+    def apply_slice(self, found: slices.ResourceSlice) -> None:
+        """Take a ResourceSlice as it is now; one of no single node, or of an unknown driver, says nothing to us."""
+        node = found.spec.node_name
+        if node and vendors.of_driver(found.spec.driver):
+            self._slices.setdefault(node, {})[found.metadata.name] = found
+            self._slice_changed(node)
+
+    def remove_slice(self, found: slices.ResourceSlice) -> None:
+        """Forget a ResourceSlice."""
+        node = found.spec.node_name or ""
+        if self._slices.get(node, {}).pop(found.metadata.name, None) is not None:
+            if not self._slices[node]:
+                del self._slices[node]
+            self._slice_changed(node)
+
+    def _slice_changed(self, node: str) -> None:
+        row = self.rows.get(node)
+        if row is not None:
+            self._put_row(row.node, row, row.usage)
+
+    def apply_claim(self, claim: claims.Claim) -> None:
+        """Take a ResourceClaim as it is now: what it was allocated it holds."""
+        uid = claim.metadata.uid or f"{claim.metadata.namespace}/{claim.metadata.name}"
+        self.remove_claim(claim)
+        found = list(claims.taken([claim]))
+        for each in found:
+            self._claimed.setdefault(each.key, {})[uid] = each
+        if found:
+            self._claims[uid] = [each.key for each in found]
+
+    def remove_claim(self, claim: claims.Claim) -> None:
+        """Forget a ResourceClaim and what it held."""
+        uid = claim.metadata.uid or f"{claim.metadata.namespace}/{claim.metadata.name}"
+        for key in self._claims.pop(uid, ()):
+            self._claimed[key].pop(uid, None)
+            if not self._claimed[key]:
+                del self._claimed[key]
+
+    def replace_dra(
+        self, found: Iterable[slices.ResourceSlice] | None = None, held: Iterable[claims.Claim] | None = None
+    ) -> None:
+        """Take whole lists of ResourceSlices, of ResourceClaims, or of both."""
+        if found is not None:
+            there = {each.metadata.name: each for each in found}
+            for known in [each for names in self._slices.values() for each in names.values()]:
+                if known.metadata.name not in there:
+                    self.remove_slice(known)
+            for each in there.values():
+                self.apply_slice(each)
+        if held is not None:
+            self._claims.clear()
+            self._claimed.clear()
+            for claim in held:
+                self.apply_claim(claim)
+
     def remove_node(self, name: str) -> None:
         """Forget a node; its pods stay until their own deletion shows."""
-        if self.rows.pop(name, None) is not None:
+        row = self.rows.pop(name, None)
+        if row is not None:
             self.facts_version += 1
+            for key in row.published:
+                self._devices.pop(key, None)
         if name in self._usage and not self._usage[name].pods:
             del self._usage[name]
 
@@ -268,6 +353,11 @@ class Fleet:
             for record in there.values():
                 self.apply_reservations(record)
 
+    @property
+    def mapped(self) -> dict[str, str]:
+        """Resource name -> the DeviceClass that maps it."""
+        return {resource: name for name, resource in (self.device_classes or {}).items() if resource}
+
     def held(self, node: str, resource: str) -> int:
         """Devices on a node that unbound pods were promised or are expected to take."""
         return self.promises.on_node(node, resource) + self.ledger.on_node(node, resource)
@@ -277,9 +367,12 @@ class Fleet:
         wanted = f"{namespace}/{name}"
         return next((pod for pod in self._pods.values() if pod.key == wanted), None)
 
-    def device_of(self, device: tuple[str, str, str]) -> node_facts.DeviceClass:
+    def device_of(self, device: slices.Key) -> node_facts.DeviceClass:
         """The class of a DRA device given as (driver, pool, name); raises UnknownDevice."""
-        raise UnknownDevice(f"device {'/'.join(device)} is in no ResourceSlice that anygpu has seen")
+        found = self._devices.get(device)
+        if found is None:
+            raise UnknownDevice(f"device {'/'.join(device)} is in no ResourceSlice that anygpu has seen")
+        return found
 
     def by_uid(self, uid: str) -> kube.Pod | None:
         """A pod by its uid."""
@@ -326,6 +419,8 @@ def _hold(pod: kube.Pod, decided: "decisions.Decision | None") -> Hold | None:
     """What an unbound pod speaks for; one that waits without a node takes nothing of what is free now."""
     if pod.unschedulable and (decided is None or decided.node is None):
         return None
+    if decided is not None and decided.binding == "claim":
+        return Hold(decided.resource, decided.count, decided.node, frozenset(decided.skus))
     requests = _requests(pod)
     # What the pod asks is what it can take, all its containers together: a decision only tells where.
     if decided is not None and decided.resource in requests:

@@ -44,7 +44,7 @@ def nodes(fleet: fleets.Fleet) -> list[dict[str, Any]]:
                     "memoryReported": pool.device.memory_reported,
                     "capacity": pool.capacity,
                     "allocatable": pool.allocatable,
-                    "free": max(0, row.free(pool.device.resource)),
+                    "free": max(0, row.left(pool)),
                     "held": fleet.held(row.name, pool.device.resource),
                     "evidence": pool.device.evidence,
                     "problem": pool.device.problem,

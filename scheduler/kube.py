@@ -202,6 +202,13 @@ class Affinity(Base, frozen=True):
     pod_anti_affinity: PodAffinity | None = None
 
 
+class PodClaim(Base, frozen=True):
+    """A claim that a pod makes of DRA."""
+
+    name: str = ""
+    resource_claim_template_name: str | None = None
+
+
 class PodSpec(Base, frozen=True):
     """What of a pod's spec matters."""
 
@@ -218,6 +225,7 @@ class PodSpec(Base, frozen=True):
     node_selector: dict[str, str] | None = None
     affinity: Affinity | None = None
     tolerations: list[Toleration] | None = None
+    resource_claims: list[PodClaim] | None = None
 
 
 class PodStatus(Base, frozen=True):
@@ -280,7 +288,7 @@ class Pod(Base, frozen=True):
 
 def to_pod(document: Mapping[str, Any]) -> Pod:
     """A pod from parsed JSON or YAML; raises msgspec.ValidationError naming the field that is not as the API has it."""
-    cleaned = _without_nulls(document)
+    cleaned = without_nulls(document)
     metadata = document.get("metadata")
     given = metadata.get("annotations") if isinstance(metadata, Mapping) else None
     if isinstance(given, Mapping):
@@ -292,20 +300,20 @@ def to_pod(document: Mapping[str, Any]) -> Pod:
 
 def to_node(document: Mapping[str, Any]) -> Node:
     """A node from parsed JSON or YAML; raises msgspec.ValidationError likewise."""
-    return msgspec.convert(_without_nulls(document), Node)
+    return msgspec.convert(without_nulls(document), Node)
 
 
 def to_json(pod: Pod) -> dict[str, Any]:
     """What is known of a pod, as JSON that `to_pod` takes."""
-    document: dict[str, Any] = _without_nulls(msgspec.to_builtins(pod))
+    document: dict[str, Any] = without_nulls(msgspec.to_builtins(pod))
     return document
 
 
-def _without_nulls(value: Any) -> Any:
-    """JSON without null fields: a null and an absent field mean the same to the API."""
+def without_nulls(value: Any) -> Any:
+    """JSON without null fields: to the API a null and an absent field mean the same."""
     if isinstance(value, Mapping):
-        return {key: _without_nulls(each) for key, each in value.items() if each is not None}
-    return [_without_nulls(each) for each in value] if isinstance(value, list) else value
+        return {key: without_nulls(each) for key, each in value.items() if each is not None}
+    return [without_nulls(each) for each in value] if isinstance(value, list) else value
 
 
 def pod_requests(pod: Pod) -> dict[str, int]:

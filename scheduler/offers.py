@@ -126,9 +126,9 @@ class _Look:
     around: predicates.Neighbours
     judged: Mapping[int, Judged]
 
-    def free(self, row: fleets.Row, resource: str) -> int:
+    def free(self, row: fleets.Row, pool: Pool) -> int:
         """Devices that neither bound pods nor unbound pods' holds take; below 0: held more than once."""
-        return max(0, row.free(resource)) - self.fleet.held(row.name, resource)
+        return max(0, row.left(pool, self.ask.needs.memory_bytes)) - self.fleet.held(row.name, pool.device.resource)
 
     def elsewise(self, row: fleets.Row, device: DeviceClass) -> str | None:
         """Why kube-scheduler (for a named node its kubelet) would refuse the node, devices and amounts aside."""
@@ -159,7 +159,7 @@ def _verdict(look: _Look, row: fleets.Row) -> Verdict:
         if not lacking and pool.allocatable < ask.count:
             lacking = [_too_few(pool, ask)]
         if not lacking:
-            offers.append(Offer(row, pool, rank, look.free(row, pool.device.resource) - ask.count))
+            offers.append(Offer(row, pool, rank, look.free(row, pool) - ask.count))
         elif closest is None or len(lacking) < len(closest):
             closest = lacking
     if not offers:
@@ -176,7 +176,7 @@ def _change(look: _Look, row: fleets.Row) -> str | None:
     """The one change of the pod with which a node that lacks something would take it; None: one is not enough."""
     for pool in row.facts.pools:
         lacking, _ = look.judged[id(pool.device)]
-        free = look.free(row, pool.device.resource)
+        free = look.free(row, pool)
         changes = {each.change for each in lacking}
         if not lacking and free > 0:
             # The device fits, there are only fewer than asked; a model would not fit on fewer.
@@ -221,7 +221,7 @@ def _taken(offer: Offer, look: _Look) -> str | None:
     if offer.left >= 0:
         return None
     resource = offer.pool.device.resource
-    free = max(0, offer.row.free(resource))
+    free = max(0, offer.row.left(offer.pool, look.ask.needs.memory_bytes))
     held = look.fleet.held(offer.row.name, resource)
     waiting = f", {held} of them held by admitted pods" if held else ""
     return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {look.ask.count} asked"

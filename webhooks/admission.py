@@ -7,9 +7,10 @@ from typing import Any
 
 import structlog
 
+from capability_db import vendors
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, decision, documents, errors, fit, kube, needs, offers, service
+from scheduler import asks, claims, decision, documents, errors, fit, kube, needs, offers, service, templates, watch
 from scheduler import binder as binder_
 from scheduler import fleet as fleets
 from webhooks import mutate, review
@@ -34,9 +35,10 @@ class Admission:
         *,
         bindings: Collection[needs.Binding] = needs.EARLY,
         binder: binder_.Binder | None = None,
+        claim_templates: templates.Templates | None = None,
     ) -> None:
         self._fleet, self._resolver = fleet, resolver
-        self._bindings, self._binder = bindings, binder
+        self._bindings, self._binder, self._templates = bindings, binder, claim_templates
         self._new_id, self._synced, self._clock = new_id, synced, clock
         self._made: dict[str, tuple[decision.Decision, float]] = {}
         """Decisions of the last moments, oldest first, with when to forget them: the only ones believed of a pod."""
@@ -48,6 +50,8 @@ class Admission:
             return await self._mutate(request)
         except errors.AnygpuError as error:
             return review.deny(request.uid, str(error))
+        except watch.BROKEN as error:
+            return review.deny(request.uid, f"the pod's ResourceClaimTemplate could not be made: {error}", code=503)
         except image_errors.RegistryError as error:
             return review.deny(request.uid, str(error), code=503)
         except image_errors.ImageError as error:
@@ -78,6 +82,9 @@ class Admission:
         image = await self._resolver.variants(question.container.image or "")
         admitted = mutate.admit(honest, pod, question, image, self._fleet, self._new_id)
         made = admitted.decision
+        self._check_classes(made)
+        if admitted.template is not None and self._templates is not None and not request.dry_run:
+            await self._templates.ensure(admitted.template)
         self._made[made.id] = (made, self._clock() + REMEMBER_SECONDS)
         if not request.dry_run:
             self._fleet.ledger.reserve(made.id, admitted.hold, self._clock())
@@ -104,6 +111,20 @@ class Admission:
                     f"anygpu.io/binding: {wanted} is not switched on in this cluster ({', '.join(on)} {_is(on)}); "
                     f"drop the annotation, or have an admin run anygpu serve --bindings {','.join([*on, wanted])}"
                 ]
+            )
+
+    def _check_classes(self, made: decision.Decision) -> None:
+        """Refuse a claim whose DeviceClasses are not there: its pod would wait without a word."""
+        known = self._fleet.device_classes
+        if made.binding != "claim" or known is None:
+            return
+        wanted = [claims.NEUTRAL_CLASS] if claims.GPU_RESOURCE in made.injected else []
+        wanted = wanted or [claims.vendor_class(vendors.VENDORS[each.vendor]) for each in made.alternatives]
+        lacking = [name for name in dict.fromkeys(wanted) if name not in known]
+        if lacking:
+            raise errors.NothingFits(
+                f"anygpu.io/binding: claim needs DeviceClass {lacking[0]}, which the cluster does not have; an admin "
+                "applies manifests/device-classes.yaml"
             )
 
     def _forget(self, now: float) -> None:

@@ -12,11 +12,10 @@ from typing import Any
 
 from capability_db import quantities, vendors
 from images import resolve
-from scheduler import asks, binding, decision, errors, fit, kube, needs, offers
+from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers
 from scheduler import fleet as fleets
 from scheduler.ledger import Hold
 
-claims: Any = None
 Json = dict[str, Any]
 
 SHM_VOLUME = "anygpu-shm"
@@ -41,7 +40,7 @@ class Admission:
     survey: offers.Survey
     warnings: tuple[str, ...] = ()
     template: Json | None = None
-    """The ResourceClaimTemplate, without a namespace, that must exist for the pod to run."""
+    """The ResourceClaimTemplate that must exist for the pod to run."""
 
 
 def admit(
@@ -168,7 +167,15 @@ def _open(
     template: Json | None = None
     injected: dict[str, int] = dict.fromkeys(names, question.needs.gpus)
     if question.needs.binding == "claim":
-        injected, template = claims.ask(question.needs, alternatives, fleet.catalogue, fleet.classes())
+        runs_on = {each.vendor: frozenset[str]() for each in alternatives}
+        for each in alternatives:
+            runs_on[each.vendor] |= {*each.skus}
+        if claims.is_trivial(question.needs, runs_on, fleet.catalogue):
+            injected = {claims.GPU_RESOURCE: question.needs.gpus}
+        else:
+            injected = {claims.MARKER: 1}
+            spec = claims.template_spec(question.needs, runs_on, fleet.catalogue, fleet.classes())
+            template = claims.template(pod.metadata.namespace or "default", spec)
     return _Given(
         injected,
         expected.images if expected else {},

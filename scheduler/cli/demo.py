@@ -66,7 +66,7 @@ def _introduce(fleet: fleets.Fleet) -> None:
         for pool in row.facts.pools:
             nodes[pool.device.label] += 1
             total = devices.setdefault(pool.device.label, [0, 0])
-            total[0] += max(0, row.free(pool.device.resource))
+            total[0] += max(0, row.left(pool))
             total[1] += pool.allocatable
         if not row.facts.pools:
             nodes["no GPU"] += 1

@@ -36,7 +36,7 @@ def nodes(
         if not row.facts.pools and (every or row.facts.present):
             rows.append((name, None, None, None, None, None, state))
         for pool in row.facts.pools:
-            free = max(0, row.free(pool.device.resource))
+            free = max(0, row.left(pool))
             counts = f"{free}/{pool.allocatable}" + (f" of {pool.capacity}" if pool.capacity > pool.allocatable else "")
             if held := fleet.ledger.on_node(name, pool.device.resource):
                 counts += f", {held} held"

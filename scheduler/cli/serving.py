@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from images import registry, resolve
 from scheduler import binder as binder_
-from scheduler import control, errors, feeds, kubeapi, needs, service, watch
+from scheduler import control, errors, feeds, kubeapi, needs, service, templates, watch
 from scheduler import fleet as fleets
 from scheduler.cli import common
 from webhooks import admission, tls
@@ -78,7 +78,13 @@ async def serve(
     with _listen(*extender_at) as extender_socket, _listen(*webhook_at) as webhook_socket:
         async with registry.Registry() as client, _state(fleet, api, bindings, binder) as synced:
             admitted = admission.Admission(
-                fleet, resolve.Resolver(client), common.new_id, synced, bindings=bindings, binder=binder
+                fleet,
+                resolve.Resolver(client),
+                common.new_id,
+                synced,
+                bindings=bindings,
+                binder=binder,
+                claim_templates=templates.Templates(api) if api is not None else None,
             )
             trusted = asyncio.Event()
 

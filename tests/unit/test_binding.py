@@ -84,7 +84,7 @@ def test_two_names_that_one_node_lists_even_at_none_are_never_asked_together() -
 
 def test_a_name_that_a_device_class_maps_is_refused_with_what_would_do() -> None:
     fleet = both()
-    fleet.mapped = {NVIDIA: "gpu.nvidia.com"}
+    fleet.device_classes = {"gpu.nvidia.com": NVIDIA, "plain": None}
     with pytest.raises(
         errors.NothingFits, match=r"DeviceClass gpu\.nvidia\.com maps nvidia\.com/gpu .* binding: claim"
     ):
