@@ -7,7 +7,7 @@ The leader alone does this. What it remembers only spares it work: what must hol
 import asyncio
 import collections
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,6 +56,19 @@ class Limits:
 DEFAULT = Limits()
 
 
+@dataclass(frozen=True, slots=True)
+class Successor:
+    """A pod that an owner is about to make."""
+
+    owner: str
+    known: frozenset[kube.PodUid]
+    """The owner's pods before it."""
+    hold: ledger.Hold
+    """What it will take."""
+    until: float
+    """When it is given up, in unix seconds."""
+
+
 class Rescuer:
     """Replaces pods in need, while this process leads; to be run once the fleet is complete."""
 
@@ -76,8 +89,8 @@ class Rescuer:
         self._looked: dict[str, float] = {}
         self._rests: dict[str, float] = {}
         """Owners and pods that are not looked at, until when."""
-        self._expected: list[tuple[ledger.Hold, float]] = []
-        """What the new pods will take, until the node table knows them."""
+        self._expected: list[Successor] = []
+        """Those that the node table does not know yet."""
         self._recent: collections.deque[float] = collections.deque()
 
     def saw_failed(self, pod: kube.Pod) -> None:
@@ -102,7 +115,7 @@ class Rescuer:
     async def step(self) -> None:
         """Look at some pods, and replace those that are in need."""
         now = self._clock()
-        self._expected = [(hold, until) for hold, until in self._expected if until > now]
+        self._expected = [each for each in self._expected if each.until > now]
         self._rests = {key: until for key, until in self._rests.items() if until > now}
         for pod in list(self._rejected.values()):
             await self._consider_rejected(pod)
@@ -157,9 +170,10 @@ class Rescuer:
         if since is None:
             return True
         why = f"waited {now - since:.0f} s for {made.resource}, {found.resource} is free on {found.node}"
+        known = frozenset(each.identity for each in self._fleet.pods() if _group(each) == key)
         outcome = await self._act(pod, "waiting", why)
         if outcome is replace.Outcome.REPLACED:
-            self._expected.append((found, now + ledger.RESERVATION_SECONDS))
+            self._expected.append(Successor(key, known, found, now + ledger.RESERVATION_SECONDS))
         return outcome in (replace.Outcome.REPLACED, replace.Outcome.GONE)
 
     async def _chance(self, pod: kube.Pod, made: decision.Decision) -> ledger.Hold | None:
@@ -169,7 +183,8 @@ class Rescuer:
             log.info("no rescue without the image's variants", pod=pod.key, error=str(error))
             return None
         await asyncio.sleep(0)  # answers come first
-        seen = stranded.as_if(self._fleet, pod.identity, [hold for hold, _ in self._expected])
+        self._expected = _still_expected(self._expected, self._fleet.pods())
+        seen = stranded.as_if(self._fleet, pod.identity, [each.hold for each in self._expected])
         return stranded.chance(pod, made, image, seen)
 
     async def _consider_rejected(self, pod: kube.Pod) -> None:
@@ -204,6 +219,24 @@ class Rescuer:
                 self._rests[pod.identity] = now + POD_RESTS_SECONDS
         log.info("rescue", pod=pod.key, outcome=outcome.name, why=why)
         return outcome
+
+
+def _still_expected(expected: list[Successor], pods: Iterable[kube.Pod]) -> list[Successor]:
+    """The successors that none of the pods is: each new pod of an owner is one."""
+    owners_ = {each.owner for each in expected}
+    new: dict[str, list[kube.PodUid]] = {}
+    for pod in pods if owners_ else ():
+        if (owner := _group(pod)) in owners_:
+            new.setdefault(owner, []).append(pod.identity)
+    left: list[Successor] = []
+    for each in expected:
+        uids = new.get(each.owner, [])
+        here = next((uid for uid in uids if uid not in each.known), None)
+        if here is None:
+            left.append(each)
+        else:
+            uids.remove(here)
+    return left
 
 
 def _group(pod: kube.Pod) -> str:

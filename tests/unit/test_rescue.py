@@ -561,6 +561,30 @@ def test_what_new_pods_will_take_is_not_promised_twice() -> None:
     assert world.step(after=30) == ["p1"]
 
 
+def test_a_new_pod_that_is_known_is_counted_as_itself() -> None:
+    nodes = [NODES[0], gpunodes.amd("mi210-1", "mi210", 2)]
+    world = World(waiting("p0", owner="a"), waiting("p1", owner="b", seconds=70), nodes=nodes, looks=1)
+    assert world.step() == ["p0"]
+    assert len(world.rescuer._expected) == 1
+    successor = owned(placing.bound("p0-again", "mi210-1", {AMD: 1}), REPLICAS, uid="a")
+    other = owned(placing.bound("stranger", None, {AMD: 1}), REPLICAS, uid="c")
+    for each in (successor, other):
+        world.fleet.apply_pod(kube.to_pod(each))
+    world.fleet.remove_pod(kube.PodUid("uid-stranger"))
+    assert world.step(after=3) == ["p1"]
+    assert [each.owner for each in world.rescuer._expected] == ["b"]
+
+
+def test_each_new_pod_of_an_owner_is_one_of_those_expected() -> None:
+    nodes = [NODES[0], gpunodes.amd("mi210-1", "mi210", 3)]
+    world = World(*(waiting(f"p{n}", seconds=100 + n) for n in range(2)), waiting("q", owner="b"), nodes=nodes, looks=2)
+    assert world.step() == ["p1", "p0"]
+    assert len(world.rescuer._expected) == 2
+    world.fleet.apply_pod(kube.to_pod(owned(placing.bound("new", "mi210-1", {AMD: 1}), REPLICAS)))
+    assert world.step(after=3) == ["q"]
+    assert [each.owner for each in world.rescuer._expected] == ["owner-uid", "b"]
+
+
 def test_as_many_are_replaced_at_once_as_there_are_devices_the_oldest_first() -> None:
     nodes = [NODES[0], gpunodes.amd("mi210-1", "mi210", 2)]
     world = World(*(waiting(f"p{n}", owner=f"owner-{n}", seconds=100 + n) for n in range(4)), nodes=nodes)
