@@ -546,6 +546,17 @@ def test_the_other_device_must_stay_free_for_a_while() -> None:
     assert world.step(after=1) == ["p"]
 
 
+def test_a_chance_that_went_begins_anew() -> None:
+    world = World(waiting(), settle_seconds=15.0)
+    assert world.step() == []
+    world.image = placing.image("nvidia")
+    assert world.step(after=14) == []
+    world.image = placing.IMAGE
+    assert world.step(after=3) == []
+    assert world.step(after=14) == []
+    assert world.step(after=1) == ["p"]
+
+
 def test_a_pod_with_a_hold_of_its_own_is_judged_without_it_and_keeps_it() -> None:
     document = waiting(fleet=placing.fleet_of(NODES))  # decided when its own vendor was free
     world = World(document)
@@ -604,6 +615,25 @@ def test_an_owner_has_three_replacements_an_hour_and_hears_of_the_limit_once() -
     assert len(world.api.events) == 4
     world.api.events.clear()  # an hour later
     assert world.step(after=3600) == ["p2", "p1", "p0"]
+
+
+def test_an_owner_that_was_refused_rests_with_all_its_pods() -> None:
+    nodes = [NODES[0], gpunodes.amd("mi210-1", "mi210", 8)]
+    world = World(*(waiting(f"p{n}", kind=("ray.io/v1", "RayCluster")) for n in range(3)), nodes=nodes)
+    for after in (0, 3, 290):
+        assert world.step(after) == []
+    assert (len(world.asked), len(world.api.events)) == (1, 1)
+    assert world.step(after=10) == []
+    assert (len(world.asked), len(world.api.events)) == (2, 2)
+
+
+def test_a_pod_that_the_watch_still_shows_is_not_tried_again() -> None:
+    world = World(waiting(), nodes=[NODES[0], gpunodes.amd("mi210-1", "mi210", 8)])
+    asyncio.run(world.rescuer.step())
+    assert world.step(after=3) == []
+    assert (len(world.asked), len(world.api.events)) == (1, 1)
+    assert world.step(after=30) == []  # it is looked up, and gone
+    assert len(world.api.events) == 1
 
 
 def test_at_most_ten_are_replaced_a_minute() -> None:
