@@ -67,7 +67,7 @@ class Proxy:
         self._dice = random.Random(seed)
         self._lock = threading.Lock()
         self._faults: list[tuple[str, re.Pattern[str], float, float]] = []
-        self._holds: list[Hold] = []
+        self.holds: list[Hold] = []
         self._counts: collections.Counter[str] = collections.Counter()
         self._inside: collections.Counter[str] = collections.Counter()
         self._server = _Server(self, tls)
@@ -79,7 +79,7 @@ class Proxy:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        for hold in self._holds:
+        for hold in self.holds:
             hold.release()
         self._server.shutdown()
         self._server.server_close()
@@ -93,7 +93,7 @@ class Proxy:
         """Hold requests whose path matches before they are forwarded, or with `answers` what is answered to them."""
         made = Hold(method, path, answers=answers)
         with self._lock:
-            self._holds.append(made)
+            self.holds.append(made)
         return made
 
     @property
@@ -143,7 +143,7 @@ class Proxy:
     def holding(self, method: str, path: str, *, answers: bool) -> Hold | None:
         """The hold that a request, or its answer, meets."""
         with self._lock:
-            return next((each for each in self._holds if each.answers == answers and each.matches(method, path)), None)
+            return next((each for each in self.holds if each.answers == answers and each.matches(method, path)), None)
 
     def connect(self) -> http.client.HTTPConnection:
         """A new connection to the upstream: one that was kept could be dead, which would count as a fault."""
