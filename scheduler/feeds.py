@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from capability_db import slices
-from scheduler import claims, control, kube, needs, reservations, watch
+from scheduler import claims, control, kube, needs, rescue, reservations, stranded, watch
 from scheduler import fleet as fleets
 
 T = TypeVar("T")
@@ -45,11 +45,18 @@ class Feed(Generic[T]):
         return watch.Reflector(api, self.path, self.kind, lists, events, self.selector, optional=self.optional)
 
 
-def feeds(fleet: fleets.Fleet, writer: control.Writer, bindings: Collection[needs.Binding]) -> list[Feed[Any]]:
+def feeds(
+    fleet: fleets.Fleet,
+    writer: control.Writer,
+    bindings: Collection[needs.Binding],
+    rescuer: rescue.Rescuer | None = None,
+) -> list[Feed[Any]]:
     """Everything that the bindings that are on want known."""
     found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
+    if "late" in bindings and rescuer is not None:
+        found.append(_rejected(rescuer))
     if "claim" in bindings:
         found += [_slices(fleet, writer), _claims(fleet)]
     return found
@@ -85,6 +92,20 @@ def _pods(fleet: fleets.Fleet, writer: control.Writer) -> Feed[kube.Pod]:
             writer.saw_pod(pod)
 
     return Feed("/api/v1/pods", kube.Pod, on_list, on_event, watch.RUNNING_PODS)
+
+
+def _rejected(rescuer: rescue.Rescuer) -> Feed[kube.Pod]:
+    def on_list(pods: list[kube.Pod]) -> None:
+        for pod in pods:
+            rescuer.saw_failed(pod)
+
+    def on_event(pod: kube.Pod, gone: bool) -> None:
+        if gone:
+            rescuer.forgot(pod.identity)
+        else:
+            rescuer.saw_failed(pod)
+
+    return Feed("/api/v1/pods", kube.Pod, on_list, on_event, stranded.REJECTED_LATE_PODS)
 
 
 def _namespaces(fleet: fleets.Fleet) -> Feed[kube.Namespace]:

@@ -30,6 +30,15 @@ def command(
     bindings: Annotated[
         str, typer.Option(help="how pods may be bound, of early, late and claim; others are refused", metavar="LIST")
     ] = "early",
+    rescue_after: Annotated[
+        float,
+        typer.Option(
+            help="seconds that an early pod waits for its vendor before it is replaced, so that another vendor's free "
+            "GPU can serve it; 0: never",
+            min=0,
+            max=86400,
+        ),
+    ] = 60,
     webhook_configuration: Annotated[
         str | None,
         typer.Option(help="webhook configurations of this name get the CA; they must exist", metavar="NAME"),
@@ -67,9 +76,10 @@ def command(
     else:
         api = kubeapi.connect()
     serving.log_to_stderr()
-    uvloop.run(
-        serving.serve(fleet, api, (host, port), (webhook_host, webhook_port), cert_dir, webhook_configuration, on)
+    settings = serving.Settings(
+        (host, port), (webhook_host, webhook_port), cert_dir, webhook_configuration, on, rescue_after
     )
+    uvloop.run(serving.serve(fleet, api, settings))
 
 
 def _bindings(text: str) -> list[needs.Binding]:

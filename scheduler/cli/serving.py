@@ -3,13 +3,13 @@
 import asyncio
 import base64
 import contextlib
+import dataclasses
 import functools
-import random
 import signal
 import socket
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent import futures
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fastapi import FastAPI
 
 from images import registry, resolve
 from scheduler import binder as binder_
-from scheduler import control, errors, feeds, kubeapi, needs, service, templates, watch
+from scheduler import control, controllers, errors, feeds, kubeapi, leader, needs, rescue, service, templates, watch
 from scheduler import fleet as fleets
 from scheduler.cli import common
 from webhooks import admission, tls
@@ -33,7 +33,6 @@ CONFLICT = 409
 
 API_CALLS = 32
 """Calls to the API server at once."""
-EXPIRY_SECONDS = 3.0
 
 log = structlog.get_logger()
 
@@ -59,30 +58,43 @@ def log_to_stderr() -> None:
     )
 
 
-async def serve(
-    fleet: fleets.Fleet,
-    api: kubeapi.Api | None,
-    extender_at: tuple[str, int],
-    webhook_at: tuple[str, int],
-    cert_dir: Path,
-    webhook_configuration: str | None,
-    bindings: Collection[needs.Binding] = needs.EARLY,
-) -> None:
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """How to serve."""
+
+    extender_at: tuple[str, int]
+    """Address and port."""
+    webhook_at: tuple[str, int]
+    cert_dir: Path
+    webhook_configuration: str | None
+    bindings: Collection[needs.Binding]
+    rescue_after_seconds: float
+    """0: nobody is rescued."""
+
+    @property
+    def binds(self) -> bool:
+        """Whether there are pods that anygpu binds."""
+        return bool({"late", "claim"} & {*self.bindings})
+
+
+async def serve(fleet: fleets.Fleet, api: kubeapi.Api | None, settings: Settings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises InvalidInput where a port cannot be had, Unreachable where the webhook configuration cannot.
     """
-    context = tls.context(cert_dir)
+    context = tls.context(settings.cert_dir)
     asyncio.get_running_loop().set_default_executor(futures.ThreadPoolExecutor(API_CALLS, "api"))
-    binder = binder_.Binder(api, fleet) if api is not None and {"late", "claim"} & {*bindings} else None
-    with _listen(*extender_at) as extender_socket, _listen(*webhook_at) as webhook_socket:
-        async with registry.Registry() as client, _state(fleet, api, bindings, binder) as synced:
+    binder = binder_.Binder(api, fleet) if api is not None and settings.binds else None
+    with _listen(*settings.extender_at) as extender_socket, _listen(*settings.webhook_at) as webhook_socket:
+        async with registry.Registry() as client, contextlib.AsyncExitStack() as stack:
+            resolver = resolve.Resolver(client)
+            synced = await stack.enter_async_context(_state(fleet, api, settings, binder, resolver))
             admitted = admission.Admission(
                 fleet,
-                resolve.Resolver(client),
+                resolver,
                 common.new_id,
                 synced,
-                bindings=bindings,
+                bindings=settings.bindings,
                 binder=binder,
                 claim_templates=templates.Templates(api) if api is not None else None,
             )
@@ -104,14 +116,13 @@ async def serve(
                 "serving",
                 extender=_address(extender_socket),
                 webhook=_address(webhook_socket),
-                authority=str(cert_dir / tls.AUTHORITY),
+                authority=str(settings.cert_dir / tls.AUTHORITY),
                 cluster=api.server if api else "snapshot",
+                bindings=[*settings.bindings],
             )
             try:
-                if api is not None and webhook_configuration:
-                    await asyncio.to_thread(
-                        _trust, api, webhook_configuration, tls.authority(cert_dir), binder is not None
-                    )
+                if api is not None and settings.webhook_configuration:
+                    await asyncio.to_thread(_trust, api, settings.webhook_configuration, settings)
                 trusted.set()
                 await stop.wait()
             finally:
@@ -160,55 +171,53 @@ def _server(app: FastAPI, context: ssl.SSLContext | None) -> _Server:
 async def _state(
     fleet: fleets.Fleet,
     api: kubeapi.Api | None,
-    bindings: Collection[needs.Binding],
+    settings: Settings,
     binder: binder_.Binder | None,
+    resolver: resolve.Resolver,
 ) -> AsyncIterator[Callable[[], bool]]:
-    """Keep the node table up to date for as long as the context lasts; yields what says whether it is complete."""
+    """Keep the node table up to date, and run the controllers, for as long as the context lasts.
+
+    Yields what says whether the table is complete.
+    """
     if api is None:
         yield lambda: True
         return
     loop = asyncio.get_running_loop()
-    writer = control.Writer(api, fleet)
-    listed: set[str] = set()
-    wanted = feeds.feeds(fleet, writer, bindings)
-    reflectors = [
-        feed.reflector(api, lambda call: loop.call_soon_threadsafe(call), functools.partial(listed.add, feed.path))
-        for feed in wanted
-    ]
-    for reflector in reflectors:
-        reflector.start()
+    listed: set[int] = set()
+    lead = leader.Leader(api)
 
     def synced() -> bool:
         return len(listed) == len(wanted)
 
-    running = [asyncio.create_task(writer.run())]
-    if binder is not None:
-        running.append(asyncio.create_task(_forever("expiry", EXPIRY_SECONDS, synced, binder.expire)))
+    def acts() -> bool:
+        return synced() and lead.is_leader
+
+    writer = control.Writer(api, fleet)
+    limits = rescue.Limits(after_seconds=settings.rescue_after_seconds)
+    rescuer = rescue.Rescuer(api, fleet, resolver.variants, limits, acts) if limits.after_seconds else None
+    wanted = feeds.feeds(fleet, writer, settings.bindings, rescuer)
+    reflectors = [
+        feed.reflector(api, lambda call: loop.call_soon_threadsafe(call), functools.partial(listed.add, number))
+        for number, feed in enumerate(wanted)
+    ]
+    for reflector in reflectors:
+        reflector.start()
+    tasks = controllers.tasks(api, fleet, settings.bindings, binder, rescuer, synced, acts)
+    started = [asyncio.create_task(task) for task in (writer.run(), lead.run(), *tasks)]
     try:
         yield synced
     finally:
         for reflector in reflectors:
             reflector.stop()
-        for task in running:
+        for task in started:
             task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+        await asyncio.gather(*started, return_exceptions=True)
 
 
-async def _forever(what: str, seconds: float, ready: Callable[[], bool], step: Callable[[], Awaitable[object]]) -> None:
-    """Run a step again and again while it is `ready`; whatever goes wrong, the next round tries again."""
-    while True:
-        await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311
-        if ready():
-            try:
-                await step()
-            except Exception:
-                log.exception(f"{what} failed")
-
-
-def _trust(api: kubeapi.Api, name: str, authority: bytes, binds: bool) -> None:
+def _trust(api: kubeapi.Api, name: str, settings: Settings) -> None:
     """Have the apiserver trust the webhook's CA; merge patches replace lists, so each entry is sent whole."""
-    bundle = base64.b64encode(authority).decode()
-    bindings = [("validating", f"{name}-bindings")] if binds else []
+    bundle = base64.b64encode(tls.authority(settings.cert_dir)).decode()
+    bindings = [("validating", f"{name}-bindings")] if settings.binds else []
     for kind, entry in [("mutating", name), ("validating", name), *bindings]:
         path = f"/apis/admissionregistration.k8s.io/v1/{kind}webhookconfigurations/{entry}"
         try:
