@@ -1,8 +1,9 @@
-"""Late binding on the real control plane: the vendor is decided when a node is chosen, and devices are counted exactly."""
+"""Late binding on the real control plane: the node decides the vendor, and devices are counted exactly."""
 
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import gpunodes
@@ -10,6 +11,8 @@ import httpx
 import install
 import pytest
 from playgrounds import Playground
+
+from scheduler import reservations
 
 pytestmark = pytest.mark.cluster
 
@@ -100,3 +103,47 @@ def test_a_bind_that_cannot_be_says_why_and_changes_nothing(bound_by_hand: Playg
 
 def _path(pod: Json) -> str:
     return f"/api/v1/namespaces/{pod['metadata']['namespace']}/pods/{pod['metadata']['name']}"
+
+
+def test_another_scheduler_cannot_take_a_promised_device_until_the_promise_is_given_up(
+    bound_by_hand: Playground,
+) -> None:
+    playground = bound_by_hand
+    try:
+        playground.deploy("late", 1, memory="16Gi", binding="late", vendor="nvidia")
+        (late,) = playground.wait("the late pod", lambda: playground.pods("late"))
+        lives = reservations.LIVES_SECONDS["late"]
+        for node in ("l4-1", "l4-2"):  # as if two binds had been cut off after their promise
+            entry = reservations.Entry(
+                late["metadata"]["uid"],
+                f"{playground.namespace}/{late['metadata']['name']}",
+                {"nvidia.com/gpu": 1},
+                time.time() - lives + 8,
+            )
+            found = playground.cluster.api("GET", reservations.path_of(node), ok=[404])
+            record = reservations.read(found) or reservations.Record(node, {})
+            method, path = ("PUT", reservations.path_of(node)) if record.version else ("POST", reservations.COLLECTION)
+            playground.cluster.api(method, path, reservations.document(record.put(entry)))
+        container = {"name": "main", "image": "busybox", "resources": {"limits": {"nvidia.com/gpu": "1"}}}
+        plain = {"metadata": {"name": "plain"}, "spec": {"containers": [container]}}
+        path = f"/api/v1/namespaces/{playground.namespace}/pods"
+        playground.cluster.api("POST", path, plain)
+
+        def denied() -> bool:
+            pod = playground.cluster.api("GET", f"{path}/plain")
+            said = [each.get("message", "") for each in pod["status"].get("conditions", [])]
+            return not pod["spec"].get("nodeName") and any("1 promised to others" in text for text in said)
+
+        playground.wait("the plain pod's bind to be denied", denied, timeout=7)
+        playground.wait(
+            "the plain pod to be bound",
+            lambda: playground.cluster.api("GET", f"{path}/plain")["spec"].get("nodeName"),
+            timeout=40,
+        )
+        late = playground.cluster.api("GET", _path(late))
+        assert "anygpu.io/released" in late["metadata"]["annotations"], "it was written to before its promise ended"
+        assert "nodeName" not in late["spec"]
+    finally:
+        install.start_scheduler(playground.cluster)
+    playground.wait_bound("late", 1)
+    playground.assert_within_capacity()
