@@ -47,11 +47,11 @@ class Feed(Generic[T]):
 
 def feeds(
     fleet: fleets.Fleet,
-    writer: control.Writer,
     bindings: Collection[needs.Binding],
+    writer: control.Writer | None = None,
     rescuer: rescue.Rescuer | None = None,
 ) -> list[Feed[Any]]:
-    """Everything that the bindings that are on want known."""
+    """Everything that the bindings that are on want known; `writer` and `rescuer` are told what concerns them."""
     found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
@@ -62,34 +62,41 @@ def feeds(
     return found
 
 
-def _nodes(fleet: fleets.Fleet, writer: control.Writer) -> Feed[kube.Node]:
+def _nudge(writer: control.Writer | None) -> None:
+    if writer is not None:
+        writer.nudge()
+
+
+def _nodes(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Node]:
     def on_list(nodes: list[kube.Node]) -> None:
         fleet.replace(nodes=nodes)
-        writer.nudge()
+        _nudge(writer)
 
     def on_event(node: kube.Node, gone: bool) -> None:
         if gone:
             fleet.remove_node(node.metadata.name)
         else:
             fleet.apply_node(node)
-        writer.nudge()
+        _nudge(writer)
 
     return Feed("/api/v1/nodes", kube.Node, on_list, on_event)
 
 
-def _pods(fleet: fleets.Fleet, writer: control.Writer) -> Feed[kube.Pod]:
+def _pods(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Pod]:
     def on_list(pods: list[kube.Pod]) -> None:
         fleet.replace(pods=pods)
-        for pod in pods:
+        for pod in pods if writer else ():
             writer.saw_pod(pod)
 
     def on_event(pod: kube.Pod, gone: bool) -> None:
         if gone:
             fleet.remove_pod(pod.identity)
-            writer.forgot_pod(pod.identity)
+            if writer:
+                writer.forgot_pod(pod.identity)
         else:
             fleet.apply_pod(pod)
-            writer.saw_pod(pod)
+            if writer:
+                writer.saw_pod(pod)
 
     return Feed("/api/v1/pods", kube.Pod, on_list, on_event, watch.RUNNING_PODS)
 
@@ -144,14 +151,14 @@ def _device_classes(fleet: fleets.Fleet) -> Feed[kube.DeviceClass]:
     return Feed(f"{DRA}/deviceclasses", kube.DeviceClass, on_list, on_event, optional=True)
 
 
-def _slices(fleet: fleets.Fleet, writer: control.Writer) -> Feed[slices.ResourceSlice]:
+def _slices(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[slices.ResourceSlice]:
     def on_list(found: list[slices.ResourceSlice]) -> None:
         fleet.replace_dra(found=found)
-        writer.nudge()
+        _nudge(writer)
 
     def on_event(found: slices.ResourceSlice, gone: bool) -> None:
         (fleet.remove_slice if gone else fleet.apply_slice)(found)
-        writer.nudge()
+        _nudge(writer)
 
     return Feed(f"{DRA}/resourceslices", slices.ResourceSlice, on_list, on_event, optional=True)
 

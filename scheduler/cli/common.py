@@ -18,8 +18,13 @@ import yaml
 from capability_db.catalogue import Catalogue
 from images import errors as image_errors
 from images import registry, resolve
-from scheduler import documents, errors, kube
+from scheduler import documents, errors, needs
 from scheduler import fleet as fleets
+
+
+FORBIDDEN = 403
+MUST_READ = ("/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces")
+"""Without these there is nothing to say; what else may not be read is warned of."""
 
 
 class Output(StrEnum):
@@ -48,16 +53,19 @@ def load_fleet(cluster: Path | None) -> fleets.Fleet:
     if cluster is not None:
         documents.load(fleet, documents.read(cluster), str(cluster))
         return fleet
-    from scheduler import kubeapi, watch
+    from scheduler import feeds, kubeapi, watch
 
     api = kubeapi.connect()
-    try:
-        out = watch.list_all(api, "/api/v1/namespaces", kube.Namespace, watch.OPTED_OUT_NAMESPACES)
-        fleet.opted_out = {each.metadata.name for each in out}
-        pods = watch.list_all(api, "/api/v1/pods", kube.Pod, watch.RUNNING_PODS)
-        fleet.replace(watch.list_all(api, "/api/v1/nodes", kube.Node), pods)
-    except watch.BROKEN as error:
-        raise errors.Unreachable(f"the cluster at {api.server} did not answer: {error}") from error
+    for feed in feeds.feeds(fleet, needs.BINDINGS):
+        try:
+            feed.on_list(watch.list_all(api, feed.path, feed.kind, feed.selector))
+        except watch.BROKEN as error:
+            status = error.status if isinstance(error, kubeapi.ApiError) else None
+            if status == watch.NOT_FOUND and feed.optional:
+                continue
+            if status != FORBIDDEN or feed.path in MUST_READ:
+                raise errors.Unreachable(f"the cluster at {api.server} did not answer: {error}") from error
+            warn(f"warning: {feed.path} may not be read; what it says of late and claim pods is not counted")
     return fleet
 
 

@@ -195,7 +195,7 @@ async def _state(
     writer = control.Writer(api, fleet)
     limits = rescue.Limits(after_seconds=settings.rescue_after_seconds)
     rescuer = rescue.Rescuer(api, fleet, resolver.variants, limits, acts) if limits.after_seconds else None
-    wanted = feeds.feeds(fleet, writer, settings.bindings, rescuer)
+    wanted = feeds.feeds(fleet, settings.bindings, writer, rescuer)
     reflectors = [
         feed.reflector(api, lambda call: loop.call_soon_threadsafe(call), functools.partial(listed.add, number))
         for number, feed in enumerate(wanted)
