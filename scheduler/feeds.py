@@ -85,8 +85,9 @@ def _nodes(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Node
 def _pods(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Pod]:
     def on_list(pods: list[kube.Pod]) -> None:
         fleet.replace(pods=pods)
-        for pod in pods if writer else ():
-            writer.saw_pod(pod)
+        if writer:
+            for pod in pods:
+                writer.saw_pod(pod)
 
     def on_event(pod: kube.Pod, gone: bool) -> None:
         if gone:

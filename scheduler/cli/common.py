@@ -21,7 +21,6 @@ from images import registry, resolve
 from scheduler import documents, errors, needs
 from scheduler import fleet as fleets
 
-
 FORBIDDEN = 403
 MUST_READ = ("/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces")
 """Without these there is nothing to say; what else may not be read is warned of."""
