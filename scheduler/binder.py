@@ -36,6 +36,8 @@ TRIES = 6
 PAUSE_SECONDS = 0.02
 PARALLEL = 12
 """Binds at once; each has up to three calls under way."""
+SPENT_SECONDS = 600.0
+"""How long the entry of a bound pod may stand: it counts for nothing, and writing costs."""
 NOT_FOUND, CONFLICT = 404, 409
 OUTCOMES = prometheus_client.Counter("anygpu_binds_total", "Binds by binding and result", ["binding", "result"])
 CONFLICTS = prometheus_client.Counter("anygpu_bind_conflicts_total", "Binds begun again since somebody else wrote")
@@ -152,7 +154,7 @@ class Binder:
         now = self._clock()
         given_up = 0
         for record in list(self._fleet.reservations.values()):
-            due = [entry for entry in record.entries.values() if now - entry.since > self._lives[entry.kind]]
+            due = [entry for entry in record.entries.values() if now - entry.since > self._life(entry)]
             if not due and (record.entries or record.node in self._fleet.rows):
                 continue
             try:
@@ -162,6 +164,11 @@ class Binder:
             except watch.BROKEN as error:
                 log.warning("expiry failed", node=record.node, error=str(error))
         return given_up
+
+    def _life(self, entry: reservations.Entry) -> float:
+        """Seconds until an entry is looked after; one that a bound pod stands for is left to the node's next bind."""
+        pod = self._fleet.by_uid(entry.uid)
+        return SPENT_SECONDS if pod is not None and pod.spec.node_name else self._lives[entry.kind]
 
     # --- The steps ---------------------------------------------------------------------------------------------------
 
@@ -453,7 +460,9 @@ class Binder:
                 uid = document["metadata"]["uid"]
                 await asyncio.to_thread(self._api.delete, reservations.path_of(record.node), uid, record.version)
         except kubeapi.ApiError as error:
-            if error.status not in (NOT_FOUND, CONFLICT):
+            if error.status not in (SPENT_SECONDS = 600.0
+"""How long the entry of a bound pod may stand: it counts for nothing, and writing costs."""
+NOT_FOUND, CONFLICT):
                 raise
 
     async def _settled(self, entry: reservations.Entry) -> bool:
