@@ -5,14 +5,38 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from capability_db import vendors
-from scheduler import decision
+from capability_db.catalogue import Catalogue
+from scheduler import claims, decision
 
 HERE = Path(__file__).parent
 SCHEDULER = HERE / "kube-scheduler.yaml"
 SCHEMA = HERE / "decision.schema.json"
 LATE_SCHEDULER = HERE / "anygpu-scheduler.yaml"
+DEVICE_CLASSES = HERE / "device-classes.yaml"
+DEVICE_CLASSES_HEAD = """\
+# DeviceClasses for binding claim: kubectl apply -f manifests/device-classes.yaml (Kubernetes 1.36 or newer, and a DRA
+# driver for the GPUs). Generated from the capability DB; `make generate` writes it.
+#
+# anygpu             a whole GPU, NVIDIA or AMD, of a model that the capability DB knows; as the extended resource
+#                    anygpu.io/gpu it is what pods are given that need nothing in particular.
+# VENDOR.anygpu.io   whatever a vendor's driver publishes for containers: whole, slices, shared. The templates that the
+#                    webhook makes for pods with needs select among these.
+# FORMAT.anygpu.io   whole GPUs of any vendor that compute a number format natively.
+# FORMAT-matrix.…    whole GPUs whose tensor or matrix cores take the format.
+#
+# In a ResourceClaim of your own:
+#
+#   spec:
+#     devices:
+#       requests:
+#         - name: gpu
+#           exactly: {deviceClassName: fp8-matrix.anygpu.io}
+"""
 MARK = re.compile(r"^( *)managedResources: # generated: .*\n", re.MULTILINE)
 
 
@@ -23,6 +47,7 @@ def generated() -> dict[Path, str]:
     return {
         SCHEDULER: _managing(SCHEDULER, dict.fromkeys(names, False)),
         LATE_SCHEDULER: _managing(LATE_SCHEDULER, ours | dict.fromkeys(names, True)),
+        DEVICE_CLASSES: DEVICE_CLASSES_HEAD + "".join(map(_device_class, claims.device_classes(Catalogue.builtin()))),
         SCHEMA: json.dumps(decision.schema(), indent=2) + "\n",
     }
 
@@ -39,6 +64,25 @@ def _managing(path: Path, ignored: Mapping[str, bool]) -> str:
         for name, left_to_us in ignored.items()
     )
     return text[: mark.end()] + "".join(items)
+
+
+def _device_class(document: Mapping[str, Any]) -> str:
+    """The document as YAML, its one expression as people read it."""
+    (selector,) = document["spec"]["selectors"]
+    lines = {"selectors": [{"cel": {"expression": _Lines(selector["cel"]["expression"])}}]}
+    folded = {**document, "spec": document["spec"] | lines}
+    return "---\n" + yaml.dump(folded, Dumper=_Dumper, sort_keys=False, width=1 << 20)
+
+
+class _Lines(str):
+    """Text that YAML writes line by line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes such texts as literal blocks."""
+
+
+_Dumper.add_representer(_Lines, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|"))
 
 
 def main() -> None:

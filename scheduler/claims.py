@@ -384,6 +384,16 @@ def claim_of(pod: Mapping[str, Any]) -> str | None:
     return extended.get("resourceClaimName")
 
 
+def claim_name(pod: Mapping[str, Any]) -> str | None:
+    """The name of the claim that holds a pod's GPUs, from the pod's JSON; None: it has none, or it is not made yet."""
+    status = pod.get("status") or {}
+    made = (status.get("extendedResourceClaimStatus") or {}).get("resourceClaimName")
+    for each in status.get("resourceClaimStatuses") or ():
+        if each.get("name") == CLAIM_NAME:
+            made = each.get("resourceClaimName")
+    return made
+
+
 def allocated(claim: Claim) -> tuple[slices.Key, ...]:
     """The devices that a claim was allocated, all of one vendor; raises ClaimError saying why nothing can be bound."""
     name = f"ResourceClaim {claim.metadata.namespace or 'default'}/{claim.metadata.name}"

@@ -195,10 +195,11 @@ def test_of_a_shared_device_a_pod_gets_at_most_what_the_drivers_policy_gives(pol
 
 def test_amds_partitions_on_demand_are_shared_devices_of_one_partitions_memory() -> None:
     """AutoPartition: one device stands for all partitions of a mode, and its memory is the whole GPU's."""
-    device = dranodes.partition("gpu-0-cpx-nps4", "mi300x", "cpx_nps4", "196592Mi", allowMultipleAllocations=True)
+    attributes = {"type": "amdgpu-partition", "deviceID": "0x74a1", "computePartition": "cpx", "memoryPartition": "nps4"}
+    device = dranodes.device("gpu-0-cpx-nps4", attributes, "196592Mi", allowMultipleAllocations=True)
     device["capacity"]["memory"]["requestPolicy"] = {"default": "24574Mi", "validValues": ["24574Mi"]}
     found = pool(amd(device)).device
-    assert (found.kind, found.mode, found.memory_mib) == ("shared", "cpx_nps4", 24574)
+    assert (found.kind, found.skus[0].id, found.memory_mib, found.problem) == ("shared", "mi300x", 24574, None)
 
 
 def test_alike_devices_are_one_pool_and_others_are_others() -> None:
