@@ -6,9 +6,9 @@ The leader alone does this. What it remembers only spares it work: what must hol
 
 import asyncio
 import collections
+import dataclasses
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 import prometheus_client
@@ -37,7 +37,7 @@ Reason = Literal["waiting", "rejected"]
 log = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
     """How much is done, and how fast."""
 
@@ -56,7 +56,7 @@ class Limits:
 DEFAULT = Limits()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Successor:
     """A pod that an owner is about to make."""
 
@@ -115,7 +115,7 @@ class Rescuer:
     async def step(self) -> None:
         """Look at some pods, and replace those that are in need."""
         now = self._clock()
-        self._expected = [each for each in self._expected if each.until > now]
+        self._expected = _still_expected([each for each in self._expected if each.until > now], self._fleet.pods())
         self._rests = {key: until for key, until in self._rests.items() if until > now}
         for pod in list(self._rejected.values()):
             await self._consider_rejected(pod)
@@ -229,14 +229,14 @@ def _still_expected(expected: list[Successor], pods: Iterable[kube.Pod]) -> list
         if (owner := _group(pod)) in owners_:
             new.setdefault(owner, []).append(pod.identity)
     left: list[Successor] = []
+    here: set[kube.PodUid] = set()
     for each in expected:
-        uids = new.get(each.owner, [])
-        here = next((uid for uid in uids if uid not in each.known), None)
-        if here is None:
+        uid = next((uid for uid in new.get(each.owner, ()) if uid not in each.known | here), None)
+        if uid is None:
             left.append(each)
         else:
-            uids.remove(here)
-    return left
+            here.add(uid)
+    return [dataclasses.replace(each, known=each.known | here) for each in left]
 
 
 def _group(pod: kube.Pod) -> str:
