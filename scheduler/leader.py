@@ -47,9 +47,10 @@ class Leader:
         api: kubeapi.Api,
         lease_seconds: int = LEASE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        name: str = NAME,
     ) -> None:
         self.identity = f"{socket.gethostname()}_{secrets.token_hex(4)}"
-        self._api, self._lease_seconds, self._clock = api, lease_seconds, clock
+        self._api, self._lease_seconds, self._clock, self._name = api, lease_seconds, clock, name
         self._until = -math.inf
         self._seen: tuple[Any, float] = (None, -math.inf)
         """What the Lease said when last it changed, and when that was seen."""
@@ -73,12 +74,12 @@ class Leader:
                     self._until = await loop.run_in_executor(thread, self.look)
                     renewed = self._until > -math.inf
                 except watch.BROKEN as error:
-                    log.warning("the lease could not be read or renewed", lease=NAME, error=str(error))
+                    log.warning("the lease could not be read or renewed", lease=self._name, error=str(error))
                 except Exception:
-                    log.exception("the lease could not be read or renewed", lease=NAME)
+                    log.exception("the lease could not be read or renewed", lease=self._name)
                 if self.is_leader != led:
                     led = not led
-                    log.info("leads" if led else "leads no more", lease=NAME, identity=self.identity)
+                    log.info("leads" if led else "leads no more", lease=self._name, identity=self.identity)
                 part = RENEWALS if renewed else LOOKS
                 await asyncio.sleep(self._lease_seconds * part * random.uniform(0.8, 1))  # noqa: S311
         finally:
@@ -95,11 +96,11 @@ class Leader:
         began = self._clock()
         lease = self._read()
         if lease is None:
-            self._api.post(COLLECTION, self._held({"metadata": {"name": NAME}}))
+            self._api.post(COLLECTION, self._held({"metadata": {"name": self._name}}))
         elif self._is_held_by_another(lease.get("spec") or {}):
             return -math.inf
         else:
-            self._api.put(f"{COLLECTION}/{NAME}", self._held(lease))
+            self._api.put(f"{COLLECTION}/{self._name}", self._held(lease))
         return began + self._lease_seconds * DEADLINE
 
     def release(self) -> None:
@@ -107,11 +108,11 @@ class Leader:
         lease = self._read()
         if lease is not None and (lease.get("spec") or {}).get("holderIdentity") == self.identity:
             spec = {key: value for key, value in lease["spec"].items() if key != "holderIdentity"}
-            self._api.put(f"{COLLECTION}/{NAME}", {**lease, "spec": {**spec, "renewTime": _now()}})
+            self._api.put(f"{COLLECTION}/{self._name}", {**lease, "spec": {**spec, "renewTime": _now()}})
 
     def _read(self) -> dict[str, Any] | None:
         try:
-            found: dict[str, Any] = self._api.get_json(f"{COLLECTION}/{NAME}")
+            found: dict[str, Any] = self._api.get_json(f"{COLLECTION}/{self._name}")
         except kubeapi.ApiError as error:
             if error.status == NOT_FOUND:
                 return None
