@@ -460,9 +460,7 @@ class Binder:
                 uid = document["metadata"]["uid"]
                 await asyncio.to_thread(self._api.delete, reservations.path_of(record.node), uid, record.version)
         except kubeapi.ApiError as error:
-            if error.status not in (SPENT_SECONDS = 600.0
-"""How long the entry of a bound pod may stand: it counts for nothing, and writing costs."""
-NOT_FOUND, CONFLICT):
+            if error.status not in (NOT_FOUND, CONFLICT):
                 raise
 
     async def _settled(self, entry: reservations.Entry) -> bool:
