@@ -411,7 +411,7 @@ class Binder:
     async def _claimed(self, document: Json, made: decision.Decision, node: str) -> binding.Outcome:
         """What DRA has given the pod; raises CannotBind where that is nothing, or nothing that we know."""
         namespace = document["metadata"]["namespace"]
-        name = claims.claim_of(document)
+        name = claims.claim_name(document)
         if name is None:
             raise CannotBind(f"pod {namespace}/{document['metadata']['name']} has no ResourceClaim of anygpu's yet")
         path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"

@@ -374,16 +374,6 @@ def to_claim(document: Mapping[str, Any]) -> Claim:
     return msgspec.convert(document, Claim)
 
 
-def claim_of(pod: Mapping[str, Any]) -> str | None:
-    """The name of the claim that a pod (parsed JSON) made through anygpu; None: it has not been made yet."""
-    status = pod.get("status") or {}
-    for each in status.get("resourceClaimStatuses") or []:
-        if each.get("name") == CLAIM_NAME and each.get("resourceClaimName"):
-            return str(each["resourceClaimName"])
-    extended = status.get("extendedResourceClaimStatus") or {}
-    return extended.get("resourceClaimName")
-
-
 def claim_name(pod: Mapping[str, Any]) -> str | None:
     """The name of the claim that holds a pod's GPUs, from the pod's JSON; None: it has none, or it is not made yet."""
     status = pod.get("status") or {}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer.main
 
-from scheduler import needs
+from scheduler import claims, needs
 from scheduler.cli import main
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +83,8 @@ def test_the_readme_names_every_annotation_key_and_no_other() -> None:
     named = set(re.findall(r"anygpu\.io/([a-z][a-z-]*)\b(?![./])", README))
     written_back = {key.removeprefix(needs.PREFIX) for key in (*needs.WRITTEN_BACK, needs.INJECT_LABEL)}
     labels = {"sku", "partition"}
-    assert named <= {*needs.KEYS, *written_back, *labels}
+    resources = {claims.GPU_RESOURCE.removeprefix(needs.PREFIX), claims.MARKER.removeprefix(needs.PREFIX)}
+    assert named <= {*needs.KEYS, *written_back, *labels, *resources}
 
 
 def test_no_file_names_a_path_of_one_machine() -> None:
