@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import gpunodes
+import install
 import pytest
-import rescuing
+from cluster import Cluster
+from kubernetes import config
 from playgrounds import Playground
 
-from scheduler import kube, replace
+from scheduler import kube, kubeapi, replace
 
 pytestmark = pytest.mark.cluster
 
 Json = dict[str, Any]
 NVIDIA, AMD = "nvidia.com/gpu", "amd.com/gpu"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def rescuing(service: Cluster) -> Iterator[None]:
+    """The service with little patience."""
+    install.start_service(service, options=["--rescue-after", "2"])
+    yield
+    install.start_service(service)
 
 
 def occupy(playground: Playground, name: str, resource: str, count: int = 1) -> None:
@@ -35,9 +46,9 @@ def pod_of(playground: Playground, name: str) -> Json:
     return playground.cluster.api("GET", f"/api/v1/namespaces/{playground.namespace}/pods/{name}")
 
 
-def both_full(playground: Playground, amd: int = 1) -> None:
+def both_full(playground: Playground, amd: int = 1, *, node: str = "mi210-1") -> None:
     """An NVIDIA node that stays full, and an AMD one that gets free when pod `amd` goes."""
-    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd("mi210-1", "mi210", amd)])
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd(node, "mi210", amd)])
     occupy(playground, "nvidia", NVIDIA)
     occupy(playground, "amd", AMD, amd)
 
@@ -72,9 +83,8 @@ def test_a_deployment_moves_to_the_vendor_that_got_free(playground: Playground, 
     both_full(playground)
     playground.deploy("web", 1, memory="16Gi")
     (old,) = waiting(playground, "web", 1)
-    with rescuing.rescuing(playground.cluster):
-        leave(playground, "amd")
-        (new,) = playground.wait_bound("web", 1)
+    leave(playground, "amd")
+    (new,) = playground.wait_bound("web", 1)
     assert new["metadata"]["uid"] != old["metadata"]["uid"]
     assert new["spec"]["nodeName"] == "mi210-1"
     assert new["spec"]["containers"][0]["image"].endswith(f"@{amd}")
@@ -89,16 +99,15 @@ def test_a_deployment_moves_to_the_vendor_that_got_free(playground: Playground, 
 
 
 def test_a_stateful_sets_pod_comes_back_under_its_name(playground: Playground) -> None:
-    both_full(playground)
+    both_full(playground, node="mi210-2")  # on the other one a pod of the test before is expected for 30 s
     stateful = playground.deployment("db", 1, memory="16Gi")
     stateful["kind"] = "StatefulSet"
     stateful["spec"]["serviceName"] = "db"
     playground.apply(stateful)
     waiting(playground, "db", 1)
-    with rescuing.rescuing(playground.cluster):
-        leave(playground, "amd")
-        (new,) = playground.wait_bound("db", 1)
-    assert (new["metadata"]["name"], new["spec"]["nodeName"]) == ("db-0", "mi210-1")
+    leave(playground, "amd")
+    (new,) = playground.wait_bound("db", 1)
+    assert (new["metadata"]["name"], new["spec"]["nodeName"]) == ("db-0", "mi210-2")
 
 
 def test_a_bare_pod_and_a_daemon_sets_pod_stay_and_are_told_what_to_do(playground: Playground) -> None:
@@ -130,10 +139,9 @@ def test_a_bare_pod_and_a_daemon_sets_pod_stay_and_are_told_what_to_do(playgroun
         gone.append("slice-0")
     else:
         gone += [name for name in ("nvidia-0", "nvidia-1") if pod_of(playground, name)["spec"]["nodeName"] == "mig-1"]
-    with rescuing.rescuing(playground.cluster):
-        for name in gone:
-            leave(playground, name)
-        events = playground.wait("two events", lambda: len(e := playground.events("GPUNotReplaced")) == 2 and e)
+    for name in gone:
+        leave(playground, name)
+    events = playground.wait("two events", lambda: len(e := playground.events("GPUNotReplaced")) == 2 and e)
     notes = {event["regarding"]["name"]: event["note"] for event in events}
     assert "no controller owns the pod: delete it and create it again" in notes["bare"]
     assert "a DaemonSet's pods are left alone" in notes[daemon["metadata"]["name"]]
@@ -164,12 +172,11 @@ def test_jobs_are_rescued_where_that_costs_them_no_last_retry(playground: Playgr
         done: Json = found["status"]
         return done
 
-    with rescuing.rescuing(playground.cluster):
-        leave(playground, "amd")
-        playground.wait(
-            "the Jobs to complete", lambda: all(status(name).get("succeeded") == 1 for name in rescued), timeout=120
-        )
-        playground.wait("the events", lambda: len(playground.events("GPUNotReplaced")) >= len(left))
+    leave(playground, "amd")
+    playground.wait(
+        "the Jobs to complete", lambda: all(status(name).get("succeeded") == 1 for name in rescued), timeout=120
+    )
+    playground.wait("the events", lambda: len(playground.events("GPUNotReplaced")) >= len(left))
     assert {name: status(name).get("failed", 0) for name in rescued} == rescued
     assert {event["related"]["name"] for event in playground.events("GPUReplaced")} == set(rescued)
     notes = {event["related"]["name"]: event["note"] for event in playground.events("GPUNotReplaced")}
@@ -185,19 +192,18 @@ def test_jobs_are_rescued_where_that_costs_them_no_last_retry(playground: Playgr
 
 
 def test_an_owner_has_its_limit_and_devices_are_not_spoken_for_twice(playground: Playground) -> None:
-    both_full(playground, amd=6)
+    both_full(playground, amd=8)
     playground.deploy("many", 5, memory="16Gi", vendor="nvidia,amd")
     playground.deploy("other", 2, memory="16Gi", vendor="nvidia,amd")
     waiting(playground, "many", 5)
     waiting(playground, "other", 2)
-    with rescuing.rescuing(playground.cluster, per_owner=2, per_minute=100):
-        leave(playground, "amd")
-        playground.wait_bound("many", 2)
-        playground.wait_bound("other", 2)
-        (limit,) = playground.wait("the limit's event", lambda: playground.events("GPUNotReplaced"))
-    assert "had 2 pods replaced within the hour, which is the limit" in limit["note"]
-    assert len(playground.events("GPUReplaced")) == 4
-    assert sum(bool(pod["spec"].get("nodeName")) for pod in playground.pods("many")) == 2
+    leave(playground, "amd")
+    playground.wait_bound("many", 3)
+    playground.wait_bound("other", 2)
+    (limit,) = playground.wait("the limit's event", lambda: playground.events("GPUNotReplaced"))
+    assert "had 3 pods replaced within the hour, which is the limit" in limit["note"]
+    assert len(playground.events("GPUReplaced")) == 5
+    assert sum(bool(pod["spec"].get("nodeName")) for pod in playground.pods("many")) == 3
     playground.assert_within_capacity()
 
 
@@ -220,7 +226,8 @@ def test_a_pod_that_is_bound_at_the_last_moment_is_left_alone(playground: Playgr
     both_full(playground)
     playground.deploy("web", 1, memory="16Gi")
     (old,) = waiting(playground, "web", 1)
-    api: Any = BindsFirst(rescuing.api_of(playground.cluster), playground)
+    kubeconfig = playground.cluster.create_token(install.NAMESPACE, install.SERVICE)
+    api: Any = BindsFirst(kubeapi.Api(config.new_client_from_config(str(kubeconfig))), playground)
     outcome = replace.Hands(api, per_owner=3, now=0.0).waiting(kube.to_pod(old), "for a test")
     assert outcome is replace.Outcome.GONE
     (pod,) = playground.wait_bound("web", 1)
@@ -246,8 +253,7 @@ def test_a_late_pod_that_its_kubelet_rejected_is_removed_once_its_replica_set_ma
     finally:
         playground.cluster.restart("kwok")
     playground.wait("two pods", lambda: len(playground.pods("late")) == 2)
-    with rescuing.rescuing(playground.cluster):
-        playground.wait("the rejected pod to go", lambda: len(playground.pods("late")) == 1)
+    playground.wait("the rejected pod to go", lambda: len(playground.pods("late")) == 1)
     (event,) = playground.events("GPUReplaced")
     assert f"the kubelet of l4-1 rejected it (OutOf{NVIDIA})" in event["note"]
     (left,) = playground.wait_bound("late", 1)
