@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import shutil
@@ -80,6 +81,8 @@ class Phase:
         """Bring everything in, break what there is, and return when all pods are bound or nothing happens any more."""
         build.say(f"{len(self._plan.nodes)} nodes, {self.pods} pods")
         self._running.add_nodes(self._plan.nodes)
+        for path, document in self._plan.objects:
+            self._running.api("POST", path, document)
         self._judge.start()
         with futures.ThreadPoolExecutor(1) as pool:
             submitting = pool.submit(self._submit)
@@ -174,12 +177,15 @@ class Phase:
 
     def _conclude(self) -> None:
         unused = self._judge.unused()
-        self.lost, self.unused = self._missing(self._staying), sum(unused.values())
+        without = self._judge.without_device()
+        self.lost, self.unused = self._missing(self._staying) + len(without), sum(unused.values())
         build.say(
             f"{self.lost} pods lost, {self.unused} devices unused, {self._running_total()}, "
             f"drift {self.findings.drift}; seen: {self._judge.events} writes, {self._judge.samples} lists"
         )
-        for story in [*self.findings.stories, *(f"unused: {key}: {count}" for key, count in unused.items())][:40]:
+        stories = [*self.findings.stories, *(f"unused: {key}: {count}" for key, count in unused.items())]
+        stories += [f"bound without a device: {text}" for text in without.values()]
+        for story in stories[:60]:
             build.say(f"  {story}")
         for workload in [each for each in self._staying if self._missing([each])][:10]:
             build.say(f"  lost: {workload.name}: {self._why(workload)}")
@@ -216,18 +222,19 @@ def control_plane(seed: int, failures: float, folder: Path) -> Iterator[tuple[cl
 
 
 def late(running: cluster.Cluster, proxy: faults.Proxy, logical: str, images: dict[str, str], asked: Any) -> Phase:
-    """Late pods beside early and plain ones."""
-    return Phase(
-        running,
-        proxy,
-        plan.plan(asked.pods, asked.nodes, logical, NAMESPACE, asked.seed),
-        images,
-        lambda: install.start_scheduler(running, proxy.url),
-        random.Random(asked.seed),
-    )
+    """Late pods beside early and plain ones, which another scheduler binds; it is anygpu-scheduler that restarts."""
+    planned = plan.late(asked.pods, asked.nodes, logical, NAMESPACE, asked.seed)
+    restart = functools.partial(install.start_scheduler, running, proxy.url)
+    return Phase(running, proxy, planned, images, restart, random.Random(asked.seed))
 
 
-PHASES: dict[str, Callable[..., Phase]] = {"late": late}
+def claim(running: cluster.Cluster, proxy: faults.Proxy, logical: str, images: dict[str, str], asked: Any) -> Phase:
+    """Claim pods beside pods with claims of their own; one scheduler has them all, and it is it that restarts."""
+    planned = plan.claims(asked.claims, asked.nodes, logical, NAMESPACE, asked.seed)
+    return Phase(running, proxy, planned, images, running.start_scheduler, random.Random(asked.seed))
+
+
+PHASES: dict[str, Callable[..., Phase]] = {"late": late, "claim": claim}
 
 
 def clear(running: cluster.Cluster) -> None:
@@ -237,6 +244,7 @@ def clear(running: cluster.Cluster) -> None:
     pods = f"/api/v1/namespaces/{NAMESPACE}/pods"
     running.wait("the pods to go", lambda: not running.api("GET", pods)["items"], timeout=120)
     running.delete_nodes()
+    running.kubectl("delete", "resourceslices,resourceclaims", "--all", "-n", NAMESPACE)
 
 
 def run(asked: argparse.Namespace, folder: Path) -> bool:
