@@ -13,7 +13,7 @@ from images import resolve
 from scheduler import asks, claims, decision, documents, errors, fit, kube, needs, offers, service, templates, watch
 from scheduler import binder as binder_
 from scheduler import fleet as fleets
-from webhooks import mutate, review
+from webhooks import inject, mutate, review
 
 REMEMBER_SECONDS = 30.0
 """Longer than any admission takes, reinvocation included (the apiserver's limit)."""
@@ -67,15 +67,15 @@ class Admission:
             return review.allow(request.uid)
         pod = _pod(request, document)
         if not asks.concerns(pod, self._fleet.opted_out):
-            return review.allow(request.uid, document, mutate.without_forgeries(document, pod))
+            return review.allow(request.uid, document, inject.without_forgeries(document, pod))
         if not self._synced():
             return review.deny(request.uid, NOT_SYNCED, code=503)
         self._forget(self._clock())
         made = decision.read(pod.annotations)
         if made is not None and self._made.get(made.id, (None, 0.0))[0] == made:
             # The apiserver asks again after another webhook changed the pod we decided on a moment ago.
-            return review.allow(request.uid, document, mutate.again(document, made))
-        honest = mutate.without_forgeries(document, pod)
+            return review.allow(request.uid, document, inject.again(document, made))
+        honest = inject.without_forgeries(document, pod)
         pod = _pod(request, honest)
         question = asks.read(pod, self._fleet.catalogue)
         self._check_binding(question)
@@ -156,7 +156,7 @@ class Admission:
         if document["kind"] not in documents.TEMPLATES:
             return ()
         template = documents.pod_of(document, "template")
-        pod = _pod(request, mutate.without_forgeries(template, _pod(request, template)))
+        pod = _pod(request, inject.without_forgeries(template, _pod(request, template)))
         if not asks.concerns(pod, self._fleet.opted_out):
             return ()
         if request.old_object and _same_template(request.old_object, document):

@@ -1,24 +1,18 @@
-"""A pod at admission -> the pod as it will run, with the decision: pure, given the fleet and the image's variants.
+"""A pod at admission -> the pod as it will run, with the decision: pure, given the fleet and the image's variants."""
 
-What is injected is only ever added: the pod's own resources, affinity, tolerations, environment and scheduler stay,
-and doing it twice changes nothing more.
-"""
-
-import copy
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from capability_db import quantities, vendors
+from capability_db import vendors
 from images import resolve
 from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers
 from scheduler import fleet as fleets
 from scheduler.ledger import Hold
+from webhooks import inject
 
 Json = dict[str, Any]
 
-SHM_VOLUME = "anygpu-shm"
 MAX_REJECTIONS = 8
 DEFAULT_TOLERATIONS = "node.kubernetes.io/"
 """What the apiserver's DefaultTolerationSeconds adds to every pod."""
@@ -80,8 +74,14 @@ def admit(
     one = _early if question.needs.binding == "early" else _open
     given = one(pod, question, image, names, ask, choice, fleet)
     made = _decide(pod, question, image, given, choice, survey, new_id())
+    besides = inject.Besides(
+        question.container.image or "",
+        given.terms if ask.nodes is None else [],
+        _gpu_taints(made, fleet),
+        given.template["metadata"]["name"] if given.template else None,
+    )
     return Admission(
-        _write(document, question, fleet, ask, given, made),
+        inject.write(document, made, besides),
         made,
         Hold(choice.device.resource, ask.count, choice.node, frozenset(given.skus)),
         survey,
@@ -184,25 +184,6 @@ def _open(
         alternatives,
         template,
     )
-
-
-def without_forgeries(document: Json, pod: kube.Pod) -> Json:
-    """The pod without keys that only anygpu writes; a mirror pod, which cannot be changed, as it is."""
-    forged = [key for key in pod.annotations if needs.is_written_back(key)]
-    if not forged or asks.MIRROR_ANNOTATION in pod.annotations:
-        return document
-    metadata = document["metadata"]
-    kept = {key: value for key, value in metadata["annotations"].items() if key not in forged}
-    return {**document, "metadata": {**metadata, "annotations": kept}}
-
-
-def again(document: Json, made: decision.Decision) -> Json:
-    """The pod with a decision of a moment ago applied to containers that another webhook added since."""
-    result = copy.deepcopy(document)
-    for container in _containers(result["spec"]):
-        if container.get("name") in made.images or container.get("name") == made.container:
-            _write_container(container, made)
-    return result
 
 
 def _check_named_node(pod: kube.Pod, survey: offers.Survey, choice: offers.Choice) -> tuple[str, ...]:
@@ -321,152 +302,6 @@ def _same_image(pod: kube.Pod, question: asks.Question) -> list[str]:
     return [each.name for each in pod.containers if each.image == question.container.image]
 
 
-def _write(
-    document: Json,
-    question: asks.Question,
-    fleet: fleets.Fleet,
-    ask: offers.Ask,
-    given: _Given,
-    made: decision.Decision,
-) -> Json:
-    result = copy.deepcopy(document)
-    metadata, spec = result.setdefault("metadata", {}), result["spec"]
-    annotations = dict(metadata.get("annotations") or {})
-    for key in [key for key in annotations if needs.is_written_back(key)]:
-        del annotations[key]
-    annotations[needs.DECISION] = made.model_dump_json()
-    if made.images:
-        requested = dict.fromkeys(made.images, question.container.image)
-        annotations[needs.REQUESTED_IMAGE] = json.dumps(requested, sort_keys=True)
-    metadata["annotations"] = annotations
-    if made.binding != "early":
-        metadata["labels"] = {**(metadata.get("labels") or {}), needs.BINDING_LABEL: made.binding}
-    if made.binding == "late":
-        spec["schedulerName"] = binding.SCHEDULER
-    for container in _containers(spec):
-        _write_container(container, made)
-    if given.template is not None:
-        _claim(spec, made, given.template["metadata"]["name"])
-    if not spec.get("hostIPC"):
-        several = made.container if made.count > 1 and made.injected else None
-        _add_shm(spec, [each for each in _containers(spec) if each.get("name") == several or _devices(each, made) > 1])
-    if ask.nodes is None:
-        _and_affinity(spec, given.terms)
-    for taint in _gpu_taints(made, fleet):
-        _tolerate(spec, taint)
-    return result
-
-
-def _claim(spec: Json, made: decision.Decision, template: str) -> None:
-    """Have the container claim devices by a template."""
-    ours = {"name": claims.CLAIM_NAME, "resourceClaimTemplateName": template}
-    others = [each for each in _objects(spec, "resourceClaims") if each.get("name") != claims.CLAIM_NAME]
-    spec["resourceClaims"] = [*others, ours]
-    for container in _containers(spec):
-        if container.get("name") == made.container:
-            resources = container["resources"] = dict(container.get("resources") or {})
-            kept = [each for each in _objects(resources, "claims") if each.get("name") != claims.CLAIM_NAME]
-            resources["claims"] = [*kept, {"name": claims.CLAIM_NAME}]
-
-
-def _containers(spec: Json) -> list[Json]:
-    return [*(spec.get("containers") or []), *(spec.get("initContainers") or [])]
-
-
-def _objects(owner: Json, field: str) -> list[Json]:
-    """A list that decisions do not read, hence nobody has checked; raises InvalidInput where it is none."""
-    found = owner.get(field) or []
-    if not isinstance(found, list) or not all(isinstance(each, dict) for each in found):
-        of = f"container {owner['name']}" if "name" in owner else "spec"
-        raise errors.InvalidInput(f"{of}: {field} is no list of objects")
-    return found
-
-
-def _write_container(container: Json, made: decision.Decision) -> None:
-    name = container.get("name")
-    late = made.binding != "early"
-    if name in made.images:
-        container["image"] = binding.UNRESOLVED if late else made.images[name]
-    if name == made.container:
-        if made.injected:
-            resources = container["resources"] = dict(container.get("resources") or {})
-            counts = {resource: str(count) for resource, count in made.injected.items()}
-            for side in ("limits", "requests"):
-                resources[side] = {**(resources.get(side) or {}), **counts}
-        if late:
-            _add_env(container, binding.VENDOR_ENV, _from_annotation(needs.BOUND_VENDOR))
-        return
-    asks_gpu = any(
-        vendors.of_resource(resource)
-        for side in ("limits", "requests")
-        for resource in ((container.get("resources") or {}).get(side) or {})
-    )
-    _objects(container, "env")
-    if name in made.images and not asks_gpu:
-        if late:
-            for variable in dict.fromkeys(variable for each in made.alternatives for variable in each.env):
-                _add_env(container, variable, _from_annotation(f"{needs.ENV_PREFIX}{variable}"))
-        elif made.vendor == vendors.NVIDIA.name:
-            variable, value = binding.VOID_DEVICES
-            _add_env(container, variable, {"value": value})
-
-
-def _add_env(container: Json, name: str, value: Json) -> None:
-    env = _objects(container, "env")
-    if all(each.get("name") != name for each in env):
-        container["env"] = [*env, {"name": name, **value}]
-
-
-def _from_annotation(key: str) -> Json:
-    """An environment value that the container reads from the pod's annotation when it starts, hence after the bind."""
-    return {"valueFrom": {"fieldRef": {"fieldPath": f"metadata.annotations['{key}']"}}}
-
-
-def _devices(container: Json, made: decision.Decision) -> int:
-    amount = ((container.get("resources") or {}).get("limits") or {}).get(made.resource, 0)
-    return quantities.units(str(amount))
-
-
-def _add_shm(spec: Json, containers: list[Json]) -> None:
-    """Give containers shared memory: the runtime's 64 MiB is too little for NCCL and RCCL between devices."""
-    volumes = _objects(spec, "volumes")
-    ours = {"name": SHM_VOLUME, "emptyDir": {"medium": "Memory"}}
-    taken = {volume.get("name") for volume in volumes if volume != ours}
-    while ours["name"] in taken:
-        ours["name"] = f"{ours['name']}-x"
-    for container in containers:
-        mounts = _objects(container, "volumeMounts")
-        if any(str(mount.get("mountPath", "")).rstrip("/") == "/dev/shm" for mount in mounts):  # noqa: S108
-            continue
-        container["volumeMounts"] = [*mounts, {"name": ours["name"], "mountPath": "/dev/shm"}]  # noqa: S108
-        if ours not in volumes:
-            volumes = spec["volumes"] = [*volumes, ours]
-
-
-def _and_affinity(spec: Json, ours: list[list[dict[str, object]]]) -> None:
-    """And the user's required node affinity with one of our terms: terms are or-ed, so each pairs with each."""
-    affinity = spec["affinity"] = dict(spec.get("affinity") or {})
-    node = affinity["nodeAffinity"] = dict(affinity.get("nodeAffinity") or {})
-    required = "requiredDuringSchedulingIgnoredDuringExecution"
-    given: list[Json] = (node.get(required) or {}).get("nodeSelectorTerms") or []
-    # An empty term matches nothing: it must not become one of ours.
-    theirs = [term for term in given if term.get("matchExpressions") or term.get("matchFields")] if given else [{}]
-    if all(any(_contains(term, mine) for mine in ours) for term in theirs):
-        return
-    node[required] = {
-        "nodeSelectorTerms": [
-            {**term, "matchExpressions": [*(term.get("matchExpressions") or []), *copy.deepcopy(mine)]}
-            for term in theirs
-            for mine in ours
-        ]
-    }
-
-
-def _contains(term: Mapping[str, Any], expressions: list[dict[str, object]]) -> bool:
-    have = term.get("matchExpressions") or []
-    return all(expression in have for expression in expressions)
-
-
 def _gpu_taints(made: decision.Decision, fleet: fleets.Fleet) -> list[tuple[str, str]]:
     """(key, effect) of the GPU taints on the nodes that could serve the pod with its resources."""
     found: set[tuple[str, str]] = set()
@@ -480,14 +315,3 @@ def _gpu_taints(made: decision.Decision, fleet: fleets.Fleet) -> list[tuple[str,
             usual = resource if resource in vendor.taints else vendor.taints[0]
             found.add((usual, "NoSchedule"))  # nodes to come will likely carry the vendor's usual taint
     return sorted(found)
-
-
-def _tolerate(spec: Json, taint: tuple[str, str]) -> None:
-    key, effect = taint
-    tolerations = spec.get("tolerations") or []
-    have = kube.to_pod({"spec": {"tolerations": tolerations}}).spec.tolerations
-    if not any(
-        each.operator == "Exists" and (not each.key or each.key == key) and (not each.effect or each.effect == effect)
-        for each in have or ()
-    ):
-        spec["tolerations"] = [*tolerations, {"key": key, "operator": "Exists", "effect": effect}]

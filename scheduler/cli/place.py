@@ -14,7 +14,7 @@ from images import resolve
 from scheduler import asks, binding, decision, documents, errors, kube, offers, plain
 from scheduler import fleet as fleets
 from scheduler.cli import common
-from webhooks import mutate
+from webhooks import inject, mutate
 
 Json = dict[str, Any]
 Images = dict[str, resolve.Resolved | image_errors.ImageError]
@@ -66,7 +66,7 @@ class Refused(errors.NothingFits):
 def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) -> Placed:
     """Admit and place one pod; raises InvalidNeeds, NothingFits, Unreachable as admission would refuse it."""
     pod = documents.to_pod(document, source)
-    document = mutate.without_forgeries(document, pod)
+    document = inject.without_forgeries(document, pod)
     pod = documents.to_pod(document, source)
     try:
         kube.pod_requests(pod)

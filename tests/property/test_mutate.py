@@ -13,7 +13,7 @@ from hypothesis import assume, given, settings
 
 from images import resolve
 from scheduler import errors, kube
-from webhooks import mutate, review
+from webhooks import inject, mutate, review
 
 Json = dict[str, Any]
 FEW = settings(max_examples=60, deadline=None)
@@ -84,7 +84,7 @@ def test_admitting_what_was_admitted_changes_nothing_but_the_record(nodes: list[
         once.decision.count,
         once.decision.node,
     )
-    assert mutate.again(once.pod, once.decision) == once.pod
+    assert inject.again(once.pod, once.decision) == once.pod
 
 
 @FEW
