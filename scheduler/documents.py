@@ -10,7 +10,7 @@ import msgspec
 import yaml
 
 from capability_db import slices
-from scheduler import claims, errors, kube, needs, reservations
+from scheduler import claims, errors, kube, needs, quota, reservations
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -189,6 +189,7 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
         if each["kind"] in found and (each["kind"] != "ConfigMap" or ours):
             found[each["kind"]].append(_as(each["kind"], each, source))
     fleet.replace(records=[record for each in found["ConfigMap"] if (record := reservations.of(each))])
+    fleet.quotas.replace(found["ResourceQuota"])
     fleet.replace_dra(found["ResourceSlice"], found["ResourceClaim"])
     fleet.device_classes = {
         each.metadata.name: each.spec.extended_resource_name for each in found["DeviceClass"]
@@ -200,6 +201,7 @@ _OTHERS: dict[str, type[Any]] = {
     "ResourceSlice": slices.ResourceSlice,
     "ResourceClaim": claims.Claim,
     "DeviceClass": kube.DeviceClass,
+    "ResourceQuota": quota.ResourceQuota,
 }
 
 

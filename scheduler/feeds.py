@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
 from capability_db import slices
-from scheduler import claims, control, kube, needs, rescue, reservations, stranded, watch
+from scheduler import claims, control, kube, needs, quota, rescue, reservations, stranded, watch
 from scheduler import fleet as fleets
 
 T = TypeVar("T")
@@ -55,6 +55,8 @@ def feeds(
     found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
+    if "late" in bindings:
+        found.append(_quotas(fleet))
     if "late" in bindings and rescuer is not None:
         found.append(_rejected(rescuer))
     if "claim" in bindings:
@@ -138,6 +140,13 @@ def _records(fleet: fleets.Fleet) -> Feed[kube.ConfigMap]:
             fleet.apply_reservations(record)
 
     return Feed(reservations.COLLECTION, kube.ConfigMap, on_list, on_event, reservations.SELECTOR)
+
+
+def _quotas(fleet: fleets.Fleet) -> Feed[quota.ResourceQuota]:
+    def on_event(found: quota.ResourceQuota, gone: bool) -> None:
+        (fleet.quotas.remove if gone else fleet.quotas.apply)(found)
+
+    return Feed(quota.PATH, quota.ResourceQuota, fleet.quotas.replace, on_event)
 
 
 def _device_classes(fleet: fleets.Fleet) -> Feed[kube.DeviceClass]:

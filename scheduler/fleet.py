@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from capability_db import errors as capability_errors
 from capability_db import node_facts, slices, vendors
 from capability_db.catalogue import Catalogue
-from scheduler import claims, kube, reservations
+from scheduler import claims, kube, quota, reservations
 from scheduler import decision as decisions
 from scheduler.ledger import Hold, Ledger
 
@@ -94,6 +94,7 @@ class Fleet:
         """By node: what its object in the API says."""
         self.device_classes: dict[str, str | None] | None = None
         """Name -> the resource name that the DeviceClass maps, if any (extendedResourceName); None: nobody looked."""
+        self.quotas = quota.Quotas()
         self.opted_out: set[str] = set()
         """Namespaces that keep anygpu away."""
         self.facts_version = 0

@@ -6,7 +6,7 @@ from typing import Any
 
 from capability_db import vendors
 from images import resolve
-from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers
+from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers, quota
 from scheduler import fleet as fleets
 from scheduler.ledger import Hold
 from webhooks import inject
@@ -80,8 +80,13 @@ def admit(
         _gpu_taints(made, fleet),
         given.template["metadata"]["name"] if given.template else None,
     )
+    result = inject.write(document, made, besides)
+    if made.binding == "late":
+        over = quota.refusal(fleet.quotas.of(pod.metadata.namespace or "default"), kube.to_pod(result), made.injected)
+        if over:
+            raise errors.NothingFits(f"anygpu.io/binding: late: {over}")
     return Admission(
-        inject.write(document, made, besides),
+        result,
         made,
         Hold(choice.device.resource, ask.count, choice.node, frozenset(given.skus)),
         survey,

@@ -7,7 +7,7 @@ import gpunodes
 import placing
 import pytest
 
-from scheduler import asks, binding, decision, errors, extender, kube, reservations
+from scheduler import asks, binding, decision, errors, extender, kube, quota, reservations
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -211,3 +211,17 @@ def test_plain_pods_on_that_scheduler_are_counted_too(count: int, fits: bool) ->
     assert found == {"mi210": extender.NO_GPU} | ({} if fits else {"l4": extender.NOT_FREE})
     plain["spec"]["schedulerName"] = "default-scheduler"
     assert refused(kube.to_pod(plain), fleet) == {}
+
+
+def test_a_quota_that_has_no_room_for_one_of_the_names_is_told_at_admission() -> None:
+    fleet = both()
+    hard = {f"requests.{NVIDIA}": "4", f"requests.{AMD}": "4"}
+    used = {f"requests.{NVIDIA}": "1", f"requests.{AMD}": "4"}
+    fleet.quotas.apply(
+        quota.ResourceQuota(
+            metadata=kube.Metadata(name="gpus", namespace="default"), status=quota.Status(hard=hard, used=used)
+        )
+    )
+    with pytest.raises(errors.NothingFits, match=r"amd\.com/gpu would be 5 of 4 .* anygpu\.io/vendor: nvidia leaves"):
+        placing.admit(late(), fleet)
+    assert limits(placing.admit(late(vendor="nvidia"), fleet).pod) == {NVIDIA: "1"}
