@@ -36,6 +36,12 @@ test: check ## everything, with a real control plane and a real registry
 	$(PYTHON) tests/controlplane/build.py
 	$(PYTHON) tests/controlplane/registry.py
 	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q tests/registry tests/cluster
+	$(BIN)/python tests/chaos/chaos.py --pods 100
+
+.PHONY: chaos
+chaos: setup ## late and claim binding at capacity, with everything failing: PODS=500 CLAIMS=300 NODES=100
+	@$(BIN)/python tests/chaos/chaos.py $(if $(PODS),--pods $(PODS)) $(if $(CLAIMS),--claims $(CLAIMS)) \
+	  $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED))
 
 .PHONY: cluster
 cluster: setup ## a control plane with the demo's nodes and anygpu on it, for play

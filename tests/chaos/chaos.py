@@ -189,6 +189,10 @@ class Phase:
             build.say(f"  {story}")
         for workload in [each for each in self._staying if self._missing([each])][:10]:
             build.say(f"  lost: {workload.name}: {self._why(workload)}")
+        if self.lost:
+            for each in self._running.api("GET", f"/api/v1/namespaces/{install.NAMESPACE}/configmaps")["items"]:
+                if each.get("data", {}).get("entries", "[]") != "[]":
+                    build.say(f"  for whoever looks into it: {each['metadata']['name']}: {each['data']['entries']}")
 
     def _why(self, workload: plan.Workload) -> str:
         found = self._running.api("GET", f"/api/v1/namespaces/{NAMESPACE}/pods?labelSelector=app%3D{workload.name}")
@@ -287,13 +291,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line says; return the exit status: 0 all was well, 1 not, 2 bad usage."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--pods", type=int, default=500, help="late pods (default: 500)")
-    parser.add_argument("--claims", type=int, default=300, help="claim pods (default: 300)")
-    parser.add_argument("--nodes", type=int, default=100, help="nodes (default: 100)")
+    parser.add_argument("--claims", type=int, help="claim pods (default: 3 for 5 late ones)")
+    parser.add_argument("--nodes", type=int, help="nodes, in each phase (default: 100, fewer for fewer pods)")
     parser.add_argument("--failures", type=float, default=0.05, help="share of binds that fail (default: 0.05)")
     parser.add_argument("--phases", default=",".join(PHASES), help=f"which of {','.join(PHASES)} (default: all)")
     parser.add_argument("--seed", type=int, default=None, help="of everything random (default: another each time)")
     parser.add_argument("--dir", type=Path, help="keep everything in this folder, logs too (default: a temporary one)")
     asked = parser.parse_args(argv)
+    asked.claims = asked.pods * 3 // 5 if asked.claims is None else asked.claims
+    asked.nodes = min(100, asked.pods // 5 + 4) if asked.nodes is None else asked.nodes
     asked.phases = asked.phases.split(",")
     unknown = [name for name in asked.phases if name not in PHASES]
     if unknown:

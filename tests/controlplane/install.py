@@ -50,7 +50,7 @@ def _files(bindings: Sequence[str]) -> Iterator[str]:
     if set(bindings) != set(EARLY):
         yield "anygpu-late.yaml"
         yield "anygpu-scheduler.yaml"
-    if "claim" in bindings and (MANIFESTS / "device-classes.yaml").exists():
+    if "claim" in bindings:
         yield "device-classes.yaml"
 
 

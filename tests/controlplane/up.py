@@ -42,7 +42,7 @@ def after_up(running: cluster.Cluster) -> str:
     images.http.close()
     if not running.alive(install.SERVICE):
         build.say("starting anygpu")
-        install.install(running)
+        install.install(running, bindings=install.ALL_BINDINGS)
     return images.host
 
 
