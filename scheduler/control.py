@@ -63,7 +63,7 @@ def decision_event(pod: kube.Pod, made: decision.Decision, now: str) -> dict[str
 
 
 def _event_name(pod: kube.Pod, made: decision.Decision) -> str:
-    suffix = f".{made.id[:16]}"
+    suffix = f".{made.id[:16]}{'.bound' if pod.spec.node_name else ''}"
     return f"{(pod.metadata.name or '')[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
 
 
@@ -75,6 +75,8 @@ class Writer:
         self._dirty = asyncio.Event()
         self._events: dict[str, tuple[kube.Pod, decision.Decision]] = {}
         self._told: set[str] = set()
+        self._open: set[str] = set()
+        """Late and claim pods seen before their bind."""
 
     def nudge(self) -> None:
         """Say that something may have to be written."""
@@ -82,17 +84,25 @@ class Writer:
 
     def saw_pod(self, pod: kube.Pod) -> None:
         """Note a pod whose decision its owner should hear of."""
-        if pod.spec.node_name or pod.metadata.uid is None or len(self._events) >= MAX_EVENTS:
+        uid, bound = pod.metadata.uid, bool(pod.spec.node_name)
+        if uid is None or (uid not in self._open if bound else uid in self._told) or len(self._events) >= MAX_EVENTS:
             return
         made = decision.read(pod.annotations)
-        if made is not None and pod.metadata.uid not in self._told:
-            self._told.add(pod.metadata.uid)
-            self._events[pod.metadata.uid] = (pod, made)
-            self.nudge()
+        if made is None:
+            return
+        self._told.add(uid)
+        self._open.discard(uid)
+        if not bound and made.binding != "early":
+            self._open.add(uid)  # what it is given is known once it is bound
+            if not made.waits:
+                return
+        self._events[uid] = (pod, made)
+        self.nudge()
 
     def forgot_pod(self, uid: str) -> None:
         """Note that a pod is gone, so that memory does not grow with history."""
         self._told.discard(uid)
+        self._open.discard(uid)
         self._events.pop(uid, None)
 
     async def run(self) -> None:

@@ -37,11 +37,11 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
     found: list[Unmet] = []
     if device.problem:
         return [Unmet("problem", f"{name}: {device.problem}", None)]
+    if device.dra != (needs.binding == "claim"):
+        return [_wrong_binding(needs, device)]
     if needs.resources and device.resource not in needs.resources:
         asked = " or ".join(needs.resources)
         return [Unmet("resource", f"offers {device.resource}, the pod asks {asked}", None)]
-    if device.dra != (needs.binding == "claim"):
-        return [_wrong_binding(needs, device)]
     if needs.vendors and device.vendor not in needs.vendors:
         asked = ",".join(needs.vendors)
         found.append(Unmet("vendor", f"{device.vendor}: vendor {asked} asked", f"vendor: {asked},{device.vendor}"))
@@ -58,9 +58,10 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
 
 def _wrong_binding(needs: Needs, device: DeviceClass) -> Unmet:
     if device.dra:
-        text = f"{device.label}: allocated by the DRA driver {device.resource}, binding {needs.binding} asked"
+        text = f"its GPUs are allocated by the DRA driver {device.resource}, which binding claim alone reaches"
         return Unmet("binding", text, "binding: claim")
-    return Unmet("binding", f"{device.label}: offered by a device plugin, binding claim asked", "no binding")
+    text = "its GPUs are offered by a device plugin, which binding claim does not reach"
+    return Unmet("binding", text, "binding: early")
 
 
 def refusal(needs: Needs, device: DeviceClass) -> str | None:

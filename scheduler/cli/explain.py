@@ -51,7 +51,8 @@ def _print(answer: explain.Explanation) -> None:
         common.say(f"kube-scheduler says: {answer.scheduler_says}")
     if answer.decision:
         made = answer.decision
-        common.say(f"decided at admission: {made.reason}")
+        when = "bound" if answer.node and made.binding != "early" else "decided at admission"
+        common.say(f"{when}: {made.reason}")
         for kept in made.kept:
             common.say(f"kept: {kept}")
     if answer.verdicts and not answer.node:

@@ -200,3 +200,15 @@ def test_a_flood_of_events_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(5):
         writer.saw_pod(decided(f"p{number}"))
     assert len(writer._events) == 2
+
+
+def test_of_a_late_pod_its_owner_hears_what_it_was_given_once_it_is_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet = placing.fleet_of([gpunodes.nvidia("l4", "l4", 2), gpunodes.amd("mi210", "mi210", 2)])
+    made = placing.admit(gpunodes.pod(memory="16Gi", binding="late"), fleet)
+    made.pod["metadata"]["uid"] = "u1"
+    specs = [made.pod["spec"] | ({"nodeName": node} if node else {}) for node in (None, None, "mi210", "mi210")]
+    seen = [kube.to_pod(made.pod | {"spec": spec}) for spec in specs]
+    api = FakeApi()
+    written(placing.fleet_of([]), api, monkeypatch, seen)
+    ((_, event),) = api.posted
+    assert (event["reason"], event["metadata"]["name"][-6:]) == ("GPUChosen", ".bound")
