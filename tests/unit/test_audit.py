@@ -11,11 +11,23 @@ import pytest
 import structlog
 import worlds
 
-from scheduler import audit, kube, ledger, reservations
+from scheduler import audit, decision, kube, ledger, reservations
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
 GPU = "nvidia.com/gpu"
+EXPECTED_ON_N = decision.Decision(
+    id="decision-of-x",
+    vendor="nvidia",
+    resource=GPU,
+    count=1,
+    container="main",
+    sku="t4",
+    skus=("t4",),
+    node="n",
+    images={},
+    reason="because",
+).model_dump_json()
 
 
 def record(node: str, *uids: str) -> Json:
@@ -219,15 +231,15 @@ def test_sums_that_are_not_those_of_the_objects_are_found_at_once_and_mended(
 
 def test_holds_that_have_nothing_to_do_with_the_api_are_no_drift(run: Run) -> None:
     unschedulable = placing.bound("x", None, {GPU: 1})
-    unschedulable["status"] |= {
-        "nominatedNodeName": "n",
-        "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}],
-    }
+    unschedulable["status"]["conditions"] = [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}]
+    unschedulable["metadata"]["annotations"] = {"anygpu.io/decision": EXPECTED_ON_N}
     worlds.apply(run.fleet, run.put("pod", "uid-x", unschedulable))
     run.fleet.ledger.reserve("decision-1", ledger.Hold(GPU, 1, "n", frozenset()), 0)  # admitted a moment ago
     assert run.audit() == set()
+    assert run.fleet.ledger.on_node("n", GPU) == 2
     run.fleet.ledger.expire(1)
     run.fleet.ledger.expire(100)  # the hold of a pod that found no room has lapsed
+    assert run.fleet.ledger.on_node("n", GPU) == 0
     assert run.audit() == set()
 
 
