@@ -189,7 +189,7 @@ class Phase:
             build.say(f"  {story}")
         for workload in [each for each in self._staying if self._missing([each])][:10]:
             build.say(f"  lost: {workload.name}: {self._why(workload)}")
-        if self.lost:
+        if self._missing(self._staying):
             for each in self._running.api("GET", f"/api/v1/namespaces/{install.NAMESPACE}/configmaps")["items"]:
                 if each.get("data", {}).get("entries", "[]") != "[]":
                     build.say(f"  for whoever looks into it: {each['metadata']['name']}: {each['data']['entries']}")
