@@ -14,6 +14,8 @@ slices of SLICE_SECONDS.
 """
 
 import asyncio
+import contextlib
+import gc
 import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -65,7 +67,8 @@ class Kind(Generic[T]):
     what: str
     listed: Callable[[kubeapi.Api], dict[str, T]]
     """The API's objects; called in a thread."""
-    keys: Callable[[], Collection[str]]
+    all_known: Callable[[], Iterable[tuple[str, T]]]
+    """What the table knows now, by key."""
     known: Callable[[str], T | None]
     same: Callable[[T, T], bool]
     """Whether two of them say the same, whichever is newer."""
@@ -73,14 +76,16 @@ class Kind(Generic[T]):
     """Have the table know this of a key."""
 
     def differences(self, listed: dict[str, T]) -> Iterator[Difference | None]:
-        """What the table and a list say differently; None for each thing that they agree on."""
-        for key, want in listed.items():
+        """What the table and a list say differently; None for each thing that they agree on. Uses the list up."""
+        seen: set[str] = set()
+        while listed:  # given back one by one, since to free 100,000 objects at once is a stall
+            key, want = listed.popitem()
+            seen.add(key)
             have = self.known(key)
             differs = have is None or not self.same(have, want)
             yield Difference(self.what, key, have, want) if differs else None
-        for key in list(self.keys()):
-            have = None if key in listed else self.known(key)
-            yield Difference(self.what, key, have, None) if have is not None else None
+        for key, found in self.all_known():
+            yield Difference(self.what, key, found, None) if key not in seen and self.known(key) is found else None
 
 
 def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
@@ -88,7 +93,7 @@ def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
     nodes: Kind[kube.Node] = Kind(
         "node",
         lambda api: {each.metadata.name: each for each in watch.list_all(api, "/api/v1/nodes", kube.Node)},
-        lambda: fleet.rows,
+        lambda: ((name, row.node) for name, row in list(fleet.rows.items())),
         lambda name: fleet.rows[name].node if name in fleet.rows else None,
         _same_object,
         lambda name, node: fleet.apply_node(node) if node else fleet.remove_node(name),
@@ -96,7 +101,7 @@ def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
     pods: Kind[kube.Pod] = Kind(
         "pod",
         _running,
-        lambda: [pod.identity for pod in fleet.pods()],
+        lambda: ((pod.identity, pod) for pod in list(fleet.pods())),
         fleet.by_uid,
         _same_object,
         lambda uid, pod: fleet.apply_pod(pod) if pod else fleet.remove_pod(kube.PodUid(uid)),
@@ -104,7 +109,7 @@ def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
     promised: Kind[reservations.Record] = Kind(
         "record",
         _records,
-        lambda: fleet.reservations,
+        lambda: list(fleet.reservations.items()),
         lambda node: fleet.reservations.get(node),
         lambda one, other: one.entries == other.entries,
         lambda node, record: fleet.apply_reservations(record) if record else fleet.remove_reservations(node),
@@ -201,10 +206,11 @@ class Audit:
 
     async def _look(self) -> dict[tuple[str, str], Difference]:
         found: dict[tuple[str, str], Difference] = {}
-        for kind in self._kinds:
-            listed = await asyncio.to_thread(kind.listed, self._api)
-            for each in await self._in_slices(kind.differences(listed)):
-                found[each.what, each.name] = each
+        with _uncollected():
+            for kind in self._kinds:
+                listed = await asyncio.to_thread(kind.listed, self._api)
+                for each in await self._in_slices(kind.differences(listed)):
+                    found[each.what, each.name] = each
         return found
 
     def _kind(self, difference: Difference) -> Kind[Any]:
@@ -213,8 +219,9 @@ class Audit:
     async def _wrong_sums(self) -> list[Difference]:
         objects, have = Objects.of(self._fleet), Sums.of(self._fleet)
         anew = fleets.Fleet(self._fleet.catalogue)
-        await self._in_slices(objects.put_into(anew))
-        wrong = await self._in_slices(wrong_sums(have, Sums.of(anew), objects.pods))
+        with _uncollected():
+            await self._in_slices(objects.put_into(anew))
+            wrong = await self._in_slices(wrong_sums(have, Sums.of(anew), objects.pods))
         if wrong:
             make_anew(self._fleet)
         return wrong
@@ -230,6 +237,21 @@ class Audit:
                 await asyncio.sleep(SLICE_SECONDS)
                 until = time.perf_counter() + SLICE_SECONDS
         return found
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Keep the cycle collector from walking through all objects of the process, over and over as many are made.
+
+    That took a second at 100,000 pods, and stops all threads; what an audit makes has no cycles, and goes when it ends.
+    """
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @dataclass(frozen=True, slots=True)

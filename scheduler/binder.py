@@ -26,7 +26,7 @@ import structlog
 import urllib3
 
 from capability_db.node_facts import DeviceClass
-from scheduler import asks, binding, claims, decision, errors, fit, kube, kubeapi, needs, reservations, watch
+from scheduler import asks, binding, claims, crossing, decision, errors, fit, kube, kubeapi, needs, reservations, watch
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -107,6 +107,7 @@ class Binder:
         self, api: kubeapi.Api, fleet: fleets.Fleet, clock: Callable[[], float] = time.time, lives: float | None = None
     ) -> None:
         self._api, self._fleet, self._clock = api, fleet, clock
+        self._crossing = fleet.crossing = fleet.crossing or crossing.Crossing()
         self._latest: dict[str, reservations.Record] = {}
         """By node: the record that this process wrote or read last."""
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
@@ -116,8 +117,12 @@ class Binder:
     async def bind(self, asked: Arguments) -> None:
         """Bind the pod to the node, or find it bound there; raises AnygpuError saying why it cannot be."""
         written: list[reservations.Entry] = []
+        pod = self._fleet.by_uid(asked.uid)
+        devices = binding.takes(pod) if pod is not None else {}
         try:
-            made = await self._insist(asked, lambda live: self._bind(asked, written, live=live))
+            with self._crossing.binding(asked.uid, asked.node, devices):
+                await self._let_pass(asked, devices)
+                made = await self._insist(asked, lambda live: self._bind(asked, written, live=live))
         except CannotBind as error:
             if written:
                 await self._release(asked.node, written[-1])
@@ -191,6 +196,20 @@ class Binder:
                     ) from error
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 2) * (TRIES - left))  # noqa: S311
         raise AssertionError("unreachable")
+
+    async def _let_pass(self, asked: Arguments, devices: Mapping[str, int]) -> None:
+        """Wait for pods that other schedulers are binding to the node, where there is not room for all."""
+        before = set(self._crossing.passing(asked.node, devices))
+        while before:
+            others = self._crossing.demand(before)
+            if all(
+                self._fleet.room(asked.node, name, asked.uid) >= count + others.get(name, 0)
+                for name, count in devices.items()
+                if name in others
+            ):
+                return
+            await asyncio.sleep(PAUSE_SECONDS)
+            before &= set(self._crossing.passing(asked.node, devices))
 
     async def _bind(
         self, asked: Arguments, written: list[reservations.Entry], *, live: bool

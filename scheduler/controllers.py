@@ -11,9 +11,10 @@ import structlog
 
 from scheduler import binder as binder_
 from scheduler import fleet as fleets
-from scheduler import kubeapi, needs, preemptor, rescue, templates
+from scheduler import kubeapi, needs, preemptor, rescue, templates, waker
 
 EXPIRY_SECONDS = 3.0
+WAKING_SECONDS = 1.0
 PREEMPTION_SECONDS = 1.5
 TEMPLATES_SECONDS = 120.0
 
@@ -48,6 +49,7 @@ def tasks(
     if binder is not None:
         loops.append(Loop("expiry", EXPIRY_SECONDS, binder.expire, leads=False))
     if "late" in bindings:
+        loops.append(Loop("waking", WAKING_SECONDS, waker.Waker(api, fleet).step, leads=False))
         loops.append(Loop("preemption", PREEMPTION_SECONDS, preemptor.Preemptor(api, fleet, acts).step))
     if "claim" in bindings:
         loops.append(Loop("cleaning of templates", TEMPLATES_SECONDS, lambda: templates.clean(api, fleet, time.time())))

@@ -11,13 +11,14 @@ import msgspec
 
 from capability_db import errors as capability_errors
 from capability_db import node_facts
-from scheduler import asks, binding, errors, fit, kube, score
+from scheduler import asks, binding, crossing, errors, fit, kube, score
 from scheduler import fleet as fleets
 
 NOT_SEEN = "anygpu has not seen this node yet"
 NOT_FREE = "fewer free devices than asked"
 NO_GPU = "no GPU that the pod asks"
 EXPECTED = "its free devices are expected to go to other pods"
+CROSSING = "its last devices are being given to a pod of another scheduler"
 SEVERAL_NAMES = "lists several of the pod's resource names, and its kubelet would demand them all"
 NEEDS_CACHE = "anygpu needs nodeCacheCapable: true in the scheduler's extender configuration"
 
@@ -66,9 +67,31 @@ def filter_nodes(body: bytes, fleet: fleets.Fleet) -> bytes:
     arguments = decode(body)
     names = arguments.names or []
     refused = refusals(arguments.pod, names, fleet)
+    if fleet.crossing is not None and not binding.counted_here(arguments.pod):
+        left = [name for name in names if name not in refused]
+        refused |= _crossing(arguments.pod, left, fleet, fleet.crossing)
     if not refused:
         return _encoder.encode(FilterResult(names, {}))
     return _encoder.encode(FilterResult([name for name in names if name not in refused], refused))
+
+
+def _crossing(pod: kube.Pod, names: list[str], fleet: fleets.Fleet, between: crossing.Crossing) -> dict[str, str]:
+    """The nodes that another scheduler's pod is kept from for a moment; it is let through to the others."""
+    try:
+        takes = binding.takes(pod)
+    except capability_errors.QuantityError:
+        return {}
+    kept = {
+        name: CROSSING
+        for name in names
+        if between.binds(name)
+        and any(fleet.room(name, resource, pod.identity) < count for resource, count in takes.items())
+    }
+    for name in kept:
+        between.hold_back(name)
+    if takes:
+        between.let_through(pod.identity, takes, [name for name in names if name not in kept])
+    return kept
 
 
 def prioritize_nodes(body: bytes, fleet: fleets.Fleet) -> bytes:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from capability_db import errors as capability_errors
 from capability_db import node_facts, slices, vendors
 from capability_db.catalogue import Catalogue
-from scheduler import claims, kube, quota, reservations
+from scheduler import claims, crossing, kube, quota, reservations
 from scheduler import decision as decisions
 from scheduler.ledger import Hold, Ledger
 
@@ -95,6 +95,8 @@ class Fleet:
         self.device_classes: dict[str, str | None] | None = None
         """Name -> the resource name that the DeviceClass maps, if any (extendedResourceName); None: nobody looked."""
         self.quotas = quota.Quotas()
+        self.crossing: crossing.Crossing | None = None
+        """What this process and other schedulers are about to bind; None: this process binds nothing."""
         self.opted_out: set[str] = set()
         """Namespaces that keep anygpu away."""
         self.facts_version = 0
@@ -227,6 +229,8 @@ class Fleet:
             return
         self._take_off(uid)
         self._pods[uid] = pod
+        if pod.spec.node_name and self.crossing is not None:
+            self.crossing.passed(uid)
         self._hold(uid)
         if pod.spec.node_name:
             requests = self._requests[uid] = _requests(pod)
@@ -240,6 +244,8 @@ class Fleet:
     def remove_pod(self, uid: kube.PodUid) -> None:
         """Forget a pod and what it took or held; what it was promised no Binding can follow any more."""
         self.ledger.drop(uid)
+        if self.crossing is not None:
+            self.crossing.passed(uid)
         for node, entry in self._promised.pop(uid, {}).items():
             self._promise(node, entry, drop=True)
         self._take_off(uid)
@@ -362,6 +368,20 @@ class Fleet:
     def held(self, node: str, resource: str) -> int:
         """Devices on a node that unbound pods were promised or are expected to take."""
         return self.promises.on_node(node, resource) + self.ledger.on_node(node, resource)
+
+    def room(self, node: str, resource: str, besides: kube.PodUid) -> int:
+        """Devices that neither bound pods take, nor others were promised, nor a bind of ours is about to promise."""
+        row = self.rows.get(node)
+        if row is None:
+            return 0
+        room = row.free(resource) - self.promises.on_node(node, resource)
+        own = self.promised_to(besides).get(node)
+        room += own.devices.get(resource, 0) if own else 0
+        for uid, devices in self.crossing.binds(node).items() if self.crossing is not None else ():
+            pod = self._pods.get(uid)
+            counted = node in self.promised_to(uid) or (pod is not None and bool(pod.spec.node_name))
+            room -= 0 if counted or uid == besides else devices.get(resource, 0)
+        return room
 
     def pod(self, namespace: str, name: str) -> kube.Pod | None:
         """A pod by name."""

@@ -33,6 +33,9 @@ class Waker:
 
     async def step(self) -> str | None:
         """The node that was touched; None: nobody waits, or for nothing new."""
+        freed = self._fleet.crossing.freed() if self._fleet.crossing is not None else None
+        if freed is not None and await self._touch(freed):
+            return freed
         if not any(
             pod.unschedulable and not pod.spec.node_name and binding.counted_here(pod) for pod in self._fleet.pods()
         ):
