@@ -350,7 +350,7 @@ class Binder:
         return entry
 
     async def _spent(self, record: reservations.Record, besides: kube.PodUid) -> set[kube.PodUid]:
-        """Pods of the record that no Binding to this node can follow: they are gone, or bound to another.
+        """Pods of the record that take none of this node's devices: they are gone, finished, or bound to another.
 
         One that was bound here since the node's pods were listed still takes its devices.
         """
@@ -359,7 +359,7 @@ class Binder:
         return {
             entry.uid
             for entry, pod in zip(others, found, strict=True)
-            if pod is None or pod["spec"].get("nodeName") not in (None, "", record.node)
+            if pod is None or kube.to_pod(pod).finished or pod["spec"].get("nodeName") not in (None, "", record.node)
         }
 
     def _pod_of(self, entry: reservations.Entry) -> Json | None:
