@@ -49,6 +49,8 @@ LEAVING = 0.55
 PATIENCE_SECONDS = 150.0
 """How long nothing may happen before what is not bound counts as lost: longer than any reservation or back-off."""
 BREAK_SECONDS = 0.02
+AUDIT_SECONDS = 100.0
+"""The service audits itself once a minute."""
 
 
 class Phase:
@@ -88,7 +90,7 @@ class Phase:
             submitting = pool.submit(self._submit)
             try:
                 self._break_things(submitting)
-                time.sleep(3)  # whatever is still under way may do its harm
+                self._await_audit()
             finally:
                 self._gave_up.set()
                 self._judge.stop()
@@ -151,6 +153,13 @@ class Phase:
     def _running_total(self) -> str:
         found = self.findings
         return f"promised twice {found.double_promised}, wrong images {len(found.wrong_image)}"
+
+    def _await_audit(self) -> None:
+        """Return when the service has compared its node table with all that happened; meanwhile the oracle looks on."""
+        deadline = time.monotonic() + AUDIT_SECONDS
+        while self._judge.audited is False and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(2)
 
     def _kill_service(self) -> None:
         """Kill it in the middle of a bind, if one comes, and start it again."""

@@ -27,7 +27,7 @@ PODS = "/api/v1/pods"
 CLAIMS = "/apis/resource.k8s.io/v1/resourceclaims"
 OURS = ("late", "early", "claim")
 """Kinds of pods whose image anygpu chooses."""
-DRIFT = re.compile(r"^anygpu_audit_drift(?:\{[^}]*\})? (\S+)$", re.MULTILINE)
+METRIC = re.compile(r"^(anygpu_audit_drift|anygpu_audits_total) (\S+)$", re.MULTILINE)
 
 
 @dataclasses.dataclass
@@ -38,7 +38,7 @@ class Findings:
     """(node, resource or device) -> most that was promised beyond what there is."""
     wrong_image: set[str] = dataclasses.field(default_factory=set)
     drift: float | None = None
-    """The largest seen; None: the service never said."""
+    """The largest that any audit of the service found; None: it has made none."""
     stories: list[str] = dataclasses.field(default_factory=list)
     """In words, for whoever looks into it."""
 
@@ -133,6 +133,8 @@ class Oracle:
             threading.Thread(target=self._sample, daemon=True),
         ]
         self.samples = self.events = 0
+        self.audited: bool | None = False
+        """Whether the service has made an audit since it was started the last time; None: it makes none."""
 
     def start(self) -> None:
         """Read nodes and slices, list the pods and begin; nodes and slices are to stay as they are."""
@@ -283,8 +285,10 @@ class Oracle:
             text = httpx.get(self._metrics, timeout=2, trust_env=False).text
         except httpx.TransportError:
             return  # it is dead just now
-        for value in DRIFT.findall(text):
-            self.findings.drift = max(self.findings.drift or 0.0, abs(float(value)))
+        said = {name: float(value) for name, value in METRIC.findall(text)}
+        self.audited = said["anygpu_audits_total"] > 0 if "anygpu_audits_total" in said else None
+        if self.audited:
+            self.findings.drift = max(self.findings.drift or 0.0, abs(said["anygpu_audit_drift"]))
 
     def _judge_image(self, pod: Pod, source: str) -> None:
         if not pod.node or pod.kind not in OURS:
