@@ -29,7 +29,7 @@ from scheduler import fleet as fleets
 from scheduler import kube, kubeapi, reservations, watch
 from scheduler.ledger import Hold, Ledger
 
-INTERVAL_SECONDS = 60.0
+INTERVAL_SECONDS = 30.0
 PAUSES_SECONDS = (1.0, 1.0, watch.BACKOFF_SECONDS[1] + 1)
 """Between looks; a difference seen in all of them is none that a watch will still bring."""
 SLICE_SECONDS = 0.001
@@ -223,7 +223,7 @@ class Audit:
             await self._in_slices(objects.put_into(anew))
             wrong = await self._in_slices(wrong_sums(have, Sums.of(anew), objects.pods))
         if wrong:
-            make_anew(self._fleet)
+            self._fleet.make_anew()
         return wrong
 
     async def _in_slices(self, steps: Iterable[T | None]) -> list[T]:
@@ -356,19 +356,6 @@ def _unlike(what: str, have: dict[Any, Any], want: dict[Any, Any]) -> Iterator[D
     for key in have.keys() | want.keys():
         mine, due = have.get(key), want.get(key)
         yield None if mine == due else Difference(what, str(key), mine, due)
-
-
-def make_anew(fleet: fleets.Fleet) -> None:
-    """Make a table anew of its own objects, sums and all, in one step; what admissions of this moment hold is lost.
-
-    That stalls the loop for seconds in a cluster of 100,000 pods, and is better than counting wrong.
-    """
-    objects = Objects.of(fleet)
-    # Not by removing each object: what is wrong within may not let itself be taken apart.
-    for table in (fleet.rows, fleet.reservations, fleet._usage, fleet._pods, fleet._requests, fleet._promised):
-        table.clear()
-    fleet.ledger, fleet.promises = Ledger(), Ledger()
-    fleet.replace(objects.nodes, objects.pods, objects.records)
 
 
 def _told(found: Any) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import structlog
 
+from scheduler import audit, kubeapi, needs, preemptor, rescue, templates, waker
 from scheduler import binder as binder_
 from scheduler import fleet as fleets
-from scheduler import kubeapi, needs, preemptor, rescue, templates, waker
 
 EXPIRY_SECONDS = 3.0
 WAKING_SECONDS = 1.0
@@ -54,6 +54,7 @@ def tasks(
     if "claim" in bindings:
         loops.append(Loop("cleaning of templates", TEMPLATES_SECONDS, lambda: templates.clean(api, fleet, time.time())))
     found = [_forever(each, acts if each.leads else synced) for each in loops]
+    found.append(audit.Audit(api, fleet, synced, records=binder is not None).run())
     return [*found, rescuer.run()] if rescuer is not None else found
 
 

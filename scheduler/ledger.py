@@ -62,6 +62,11 @@ class Ledger:
         if key in self._holds and key not in self._deadlines:
             self._lapsing.add(key)
 
+    def stay(self, key: str) -> None:
+        """Let a hold that was to end stay."""
+        self._lapsing.discard(key)
+        self._deadlines.pop(key, None)
+
     def drop(self, key: str) -> None:
         """Hold nothing for a key any more."""
         self._deadlines.pop(key, None)

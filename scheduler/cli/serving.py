@@ -203,7 +203,8 @@ async def _state(
     for reflector in reflectors:
         reflector.start()
     tasks = controllers.tasks(api, fleet, settings.bindings, binder, rescuer, synced, acts)
-    started = [asyncio.create_task(task) for task in (writer.run(), lead.run(), *tasks)]
+    leading = asyncio.create_task(lead.run())
+    started = [asyncio.create_task(task) for task in (writer.run(), *tasks)]
     try:
         yield synced
     finally:
@@ -212,6 +213,8 @@ async def _state(
         for task in started:
             task.cancel()
         await asyncio.gather(*started, return_exceptions=True)
+        leading.cancel()  # last: nobody else may lead while ours still write
+        await asyncio.gather(leading, return_exceptions=True)
 
 
 def _trust(api: kubeapi.Api, name: str, settings: Settings) -> None:

@@ -70,3 +70,14 @@ def test_a_reservation_made_again_lives_from_then_and_keeps_no_other_alive() -> 
     ledger.reserve("again", on("n"), now=20)
     assert ledger.expire(1 + RESERVATION_SECONDS) == 1
     assert ("again" in ledger, "other" in ledger) == (True, False)
+
+
+def test_a_pod_that_could_be_placed_after_all_keeps_its_hold() -> None:
+    ledger = Ledger()
+    ledger.put("p", Hold("nvidia.com/gpu", 1, "n", frozenset()))
+    ledger.lapse("p")
+    ledger.expire(0.0)
+    ledger.put("p", Hold("nvidia.com/gpu", 1, "n", frozenset()))
+    ledger.stay("p")
+    assert ledger.expire(1000.0) == 0
+    assert "p" in ledger
