@@ -217,6 +217,7 @@ class Binder:
         """Bind once; notes the entry that it writes, for whoever has to take it back."""
         record, document, node, there = await self._read(asked, live=live)
         pod = _check(document, asked)
+        asked = msgspec.structs.replace(asked, uid=pod.identity)
         if pod.spec.node_name:
             return decision.read(pod.annotations)
         made = decision.read(pod.annotations) if asks.concerns(pod, self._fleet.opted_out) else None
@@ -233,6 +234,7 @@ class Binder:
     async def _admit(self, asked: Arguments, *, dry_run: bool, live: bool) -> None:
         record, document, node, there = await self._read(asked, live=live)
         pod = _check(document, asked)
+        asked = msgspec.structs.replace(asked, uid=pod.identity)  # a Binding need not name it
         devices = {name: count for name, count in binding.takes(pod).items() if name in (node.status.allocatable or {})}
         own = record.entries.get(asked.uid)
         if pod.spec.node_name or not devices or (own is not None and own.kind == "late"):

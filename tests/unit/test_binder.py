@@ -13,7 +13,7 @@ import msgspec
 import placing
 import pytest
 
-from scheduler import binder, binding, feeds, reservations
+from scheduler import binder, binding, feeds, kube, reservations
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -54,6 +54,13 @@ class Cluster:
         self.gates.finish(operation)
         operation.task.result()
 
+    def let_in(self, replica: binder.Binder, name: str, node: str) -> None:
+        """Show a replica the Binding of another scheduler, which names no uid."""
+        asked = binder.Arguments(name, "default", kube.PodUid(""), node)
+        operation = self.gates.start(f"admit {name}", replica.admit(asked, dry_run=False))
+        self.gates.finish(operation)
+        operation.task.result()
+
     def promised(self, node: str) -> list[str]:
         record = self.api.get_json(reservations.path_of(node))
         return sorted(entry["pod"] for entry in json.loads(record["data"]["entries"]))
@@ -78,3 +85,13 @@ def test_the_promise_of_a_pod_that_has_finished_is_nobodys(cluster: Cluster) -> 
     cluster.api.patch(f"{PODS}/first/status", {"status": {"phase": "Succeeded"}})
     cluster.bound(replica, second, "n")
     assert cluster.on("n") == ["first", "second"]
+
+
+def test_bindings_that_name_no_uid_are_counted_each(cluster: Cluster) -> None:
+    replica = cluster.replica()
+    for name in ("first", "second"):
+        cluster.pod(name, scheduler="default-scheduler")
+    cluster.let_in(replica, "first", "n")
+    with pytest.raises(binder.CannotBind, match="1 nvidia.com/gpu asked, and of 1 there 0 are taken by pods and 1 "):
+        cluster.let_in(replica, "second", "n")
+    assert cluster.promised("n") == ["default/first"]
