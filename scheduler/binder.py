@@ -347,6 +347,10 @@ class Binder:
             short = _short(asked.uid, record, node, there, devices)
         if short is not None:
             raise CannotBind(f"{asked.node}: {short}")
+        if record.version is None:
+            # A record is removed with its node, so that "none yet" may be true twice, and much may happen in between.
+            await self._put(record)
+            raise _Conflict(f"the record of node {asked.node} is new")
         entry = reservations.Entry(asked.uid, asked.key, dict(devices), self._clock(), kind)
         await self._put(record.put(entry))
         return entry

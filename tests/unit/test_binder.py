@@ -32,10 +32,14 @@ class Cluster:
             self.api.post("/api/v1/nodes", node)
 
     def replica(self) -> binder.Binder:
-        fleet = fleets.Fleet(placing.CATALOGUE)
-        for feed in feeds.feeds(fleet, {"early", "late"}):
+        made = binder.Binder(self.api, fleets.Fleet(placing.CATALOGUE), lambda: self.now)
+        self.heard(made)
+        return made
+
+    def heard(self, replica: binder.Binder) -> None:
+        """A replica knows all that there is now."""
+        for feed in feeds.feeds(replica._fleet, {"early", "late"}):
             feed.on_list([msgspec.convert(each, feed.kind) for each in self.api.list(feed.path, feed.selector)])
-        return binder.Binder(self.api, fleet, lambda: self.now)
 
     def pod(self, name: str, count: int = 1, scheduler: str = binding.SCHEDULER) -> Json:
         document = placing.bound(name, None, {"nvidia.com/gpu": count})
@@ -92,6 +96,23 @@ def test_bindings_that_name_no_uid_are_counted_each(cluster: Cluster) -> None:
     for name in ("first", "second"):
         cluster.pod(name, scheduler="default-scheduler")
     cluster.let_in(replica, "first", "n")
-    with pytest.raises(binder.CannotBind, match="1 nvidia.com/gpu asked, and of 1 there 0 are taken by pods and 1 "):
+    with pytest.raises(binder.CannotBind, match="0 are taken by pods and 1 promised to others"):
         cluster.let_in(replica, "second", "n")
     assert cluster.promised("n") == ["default/first"]
+
+
+def test_a_record_that_came_and_went_is_not_taken_for_one_that_never_was(cluster: Cluster) -> None:
+    paused, other, lagging = cluster.replica(), cluster.replica(), cluster.replica()
+    first, second = cluster.pod("first"), cluster.pod("second")
+    bind = cluster.bind(paused, first, "n")
+    while bind.calls[0].name != f"post {reservations.COLLECTION}":
+        cluster.gates.release(bind.calls[0])
+    cluster.bound(other, second, "n")
+    # A replica that has not heard of the node yet takes its record for one of a node that is gone.
+    cluster.heard(lagging)
+    lagging._fleet.remove_node("n")
+    cluster.now += 1000
+    cluster.gates.finish(cluster.gates.start("expire", lagging.expire()))
+    assert cluster.api.list(reservations.COLLECTION) == []
+    cluster.gates.finish(bind)
+    assert cluster.on("n") == ["second"]
