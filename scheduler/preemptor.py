@@ -71,7 +71,7 @@ class Preemptor:
         if not pods or not self._leads():
             return 0
         try:
-            guards = await asyncio.to_thread(budgets.live, self._api)
+            guards = await asyncio.to_thread(self._budgets)
         except watch.BROKEN as error:
             log.warning("the disruption budgets could not be read; nobody is evicted", error=str(error))
             return 0
@@ -139,6 +139,9 @@ class Preemptor:
         elif "refused" in outcomes and self._leads():
             await self._release(pod, held)
         return evicted
+
+    def _budgets(self) -> budgets.Budgets:
+        return budgets.read(self._api.get(budgets.COLLECTION, {}).data)
 
     # --- The writes --------------------------------------------------------------------------------------------------
 
