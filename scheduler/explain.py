@@ -92,7 +92,8 @@ def _runs(node: str, made: decision.Decision | None) -> str:
 
 _PREEMPTION = {
     "late": "of a priority above those that hold the devices, anygpu would evict for it",
-    "claim": "its priority evicts nobody: this Kubernetes does not preempt for what DRA allocates",
+    "claim": "its priority evicts nobody: Kubernetes 1.37 does not preempt for devices that DRA allocates; it waits "
+    "until one is free",
 }
 """What a pod's priority does for it while it waits, by binding."""
 

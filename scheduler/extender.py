@@ -47,7 +47,21 @@ class HostPriority(msgspec.Struct, frozen=True, gc=False):
     score: int = msgspec.field(name="Score")
 
 
+class PreemptionArguments(msgspec.Struct, frozen=True, gc=False):
+    """ExtenderPreemptionArgs, and what of them is in ExtenderPreemptionResult."""
+
+    pod: kube.Pod = msgspec.field(name="Pod")
+    victims: dict[str, msgspec.Raw] | None = msgspec.field(name="NodeNameToMetaVictims", default=None)
+
+
+class PreemptionResult(msgspec.Struct, frozen=True, gc=False):
+    """ExtenderPreemptionResult."""
+
+    victims: dict[str, msgspec.Raw] = msgspec.field(name="NodeNameToMetaVictims")
+
+
 _arguments = msgspec.json.Decoder(Arguments)
+_preemption = msgspec.json.Decoder(PreemptionArguments)
 _encoder = msgspec.json.Encoder()
 
 
@@ -99,6 +113,23 @@ def prioritize_nodes(body: bytes, fleet: fleets.Fleet) -> bytes:
     arguments = decode(body)
     scores = priorities(arguments.pod, arguments.names or [], fleet)
     return _encoder.encode([HostPriority(name, points) for name, points in scores.items() if points])
+
+
+def preempt_pods(body: bytes) -> bytes:
+    """The reply to /preempt: the victims as kube-scheduler has them, or none for a pod whose devices we count.
+
+    What such a pod waits for kube-scheduler cannot see: it would evict for cpu alone where no device is free, and that
+    again and again. anygpu's own preemption evicts for both. Raises InvalidInput for a body that is none.
+    """
+    try:
+        arguments = _preemption.decode(body)
+        takes = binding.takes(arguments.pod)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, capability_errors.QuantityError) as error:
+        raise errors.InvalidInput(f"the body is no ExtenderPreemptionArgs: {error}") from error
+    if arguments.victims is None:
+        raise errors.InvalidInput(NEEDS_CACHE)
+    ours = binding.counted_here(arguments.pod) and bool(takes)
+    return _encoder.encode(PreemptionResult({} if ours else arguments.victims))
 
 
 def error_reply(text: str) -> bytes:
@@ -162,7 +193,7 @@ class _Look:
     """What is the same for every node of one call."""
 
     fleet: fleets.Fleet
-    uid: kube.PodUid
+    pod: kube.Pod
     question: asks.Question | None
     """None: a pod that asks nothing of us, on the scheduler that leaves all counting to us."""
     refused: Mapping[int, str | None]
@@ -181,9 +212,11 @@ class _Look:
         return row.left(pool, memory) if dra else self.free(row, pool.device.resource)
 
     def free(self, row: fleets.Row, resource: str) -> int:
-        """Devices that neither bound pods take nor other pods were promised."""
+        """Devices that neither bound pods take nor other pods were promised, or kube-scheduler is freeing for them."""
         free = row.free(resource) - self.fleet.promises.on_node(row.name, resource)
-        own = self.fleet.promised_to(self.uid).get(row.name)
+        if self.counts:
+            free -= sum(binding.takes(each).get(resource, 0) for each in self.fleet.nominated(row.name, self.pod))
+        own = self.fleet.promised_to(self.pod.identity).get(row.name)
         return free + own.devices.get(resource, 0) if own else free
 
 
@@ -199,12 +232,12 @@ def _look(pod: kube.Pod, fleet: fleets.Fleet) -> _Look | str | None:
         # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
         return str(error).replace("%", "％")
     if question is None:
-        return _Look(fleet, pod.identity, None, {}, takes, 0, counts=True) if takes else None
+        return _Look(fleet, pod, None, {}, takes, 0, counts=True) if takes else None
     refused = {id(device): fit.refusal(question.needs, device) for device in fleet.classes()}
     # What a pod claims kube-scheduler counts too, down to the device.
     claims = question.needs.binding == "claim" and bool(question.needs.resources)
     counts = counted or not (question.asks_resource or claims)
-    return _Look(fleet, pod.identity, question, refused, takes, question.count, counts)
+    return _Look(fleet, pod, question, refused, takes, question.count, counts)
 
 
 def _refusal(look: _Look, row: fleets.Row) -> str | None:
@@ -230,7 +263,7 @@ def _unexpected(look: _Look, row: fleets.Row) -> bool:
     """Whether devices are left for the pod when all that others are expected to take is taken."""
 
     def left(name: str) -> int:
-        return look.free(row, name) - look.fleet.ledger.expected(row.name, name, look.uid)
+        return look.free(row, name) - look.fleet.ledger.expected(row.name, name, look.pod.identity)
 
     if look.question is None:
         return all(left(name) >= count for name, count in look.takes.items())

@@ -106,6 +106,8 @@ class Fleet:
         self._usage: dict[str, Usage] = {}
         self._pods: dict[kube.PodUid, kube.Pod] = {}
         self._requests: dict[kube.PodUid, dict[str, int]] = {}
+        self._nominated: dict[str, dict[kube.PodUid, kube.Pod]] = {}
+        """Node -> the unbound pods that kube-scheduler makes room for there."""
         self._promised: dict[kube.PodUid, dict[str, reservations.Entry]] = {}
         """Node -> entry, for each pod that has any."""
         self._slices: dict[str, dict[str, slices.ResourceSlice]] = {}
@@ -232,6 +234,8 @@ class Fleet:
         if pod.spec.node_name and self.crossing is not None:
             self.crossing.passed(uid)
         self._hold(uid)
+        if not pod.spec.node_name and pod.status.nominated_node_name:
+            self._nominated.setdefault(pod.status.nominated_node_name, {})[uid] = pod
         if pod.spec.node_name:
             requests = self._requests[uid] = _requests(pod)
             usage = self._usage.setdefault(pod.spec.node_name, Usage())
@@ -322,7 +326,12 @@ class Fleet:
 
     def _take_off(self, uid: kube.PodUid) -> None:
         pod = self._pods.pop(uid, None)
-        if pod is None or not pod.spec.node_name:
+        if pod is None:
+            return
+        if not pod.spec.node_name:
+            there = self._nominated.get(pod.status.nominated_node_name or "", {})
+            if there.pop(uid, None) is not None and not there:
+                del self._nominated[pod.status.nominated_node_name or ""]
             return
         usage = self._usage[pod.spec.node_name]
         usage.pods.pop(uid, None)
@@ -367,6 +376,14 @@ class Fleet:
         """Resource name -> the DeviceClass that maps it."""
         return {resource: name for name, resource in (self.device_classes or {}).items() if resource}
 
+    def nominated(self, node: str, pod: kube.Pod) -> list[kube.Pod]:
+        """The other pods, at least as important as the pod, that kube-scheduler makes room for on a node."""
+        return [
+            each
+            for uid, each in self._nominated.get(node, {}).items()
+            if uid != pod.identity and kube.priority(each) >= kube.priority(pod)
+        ]
+
     def held(self, node: str, resource: str) -> int:
         """Devices on a node that unbound pods were promised or are expected to take."""
         return self.promises.on_node(node, resource) + self.ledger.on_node(node, resource)
@@ -393,7 +410,8 @@ class Fleet:
         nodes = [row.node for row in self.rows.values()]
         pods, records = list(self._pods.values()), list(self.reservations.values())
         # Not by removing each object: what is wrong within may not let itself be taken apart.
-        for table in (self.rows, self.reservations, self._usage, self._pods, self._requests, self._promised):
+        tables = (self._usage, self._pods, self._requests, self._promised, self._nominated)
+        for table in (self.rows, self.reservations, *tables):
             table.clear()
         self.ledger, self.promises = Ledger(), Ledger()
         self.replace(nodes, pods, records)

@@ -346,6 +346,11 @@ def pod_requests(pod: Pod) -> dict[str, int]:
     return total
 
 
+def priority(pod: Pod) -> int:
+    """The pod's priority; without one it has that of no class."""
+    return pod.spec.priority or 0
+
+
 def requests(resources: Resources | None) -> dict[str, int]:
     """Requests in thousandths; a limit without a request is one, as the API defaults it."""
     if resources is None:

@@ -52,7 +52,7 @@ class Plan:
         wanted = ", ".join(f"{name}: {count}" for name, count in self.devices.items())
         if not self.victims:
             return f"pods that are leaving {self.node} free {wanted}"
-        highest = max(priority_of(victim) for victim in self.victims)
+        highest = max(kube.priority(victim) for victim in self.victims)
         many = "1 pod" if len(self.victims) == 1 else f"{len(self.victims)} pods"
         return f"evicting {many} of priority {highest} or less from {self.node} frees {wanted}"
 
@@ -66,20 +66,11 @@ class Scene:
     """Unix seconds."""
     lowest: float
     """The lowest priority of a bound pod."""
-    nominated: Mapping[str, Sequence[kube.Pod]]
-    """By node: waiting pods that kube-scheduler is making room for there."""
 
 
 def scene(fleet: fleets.Fleet, now: float) -> Scene:
     """The scene as the node table is now."""
-    lowest = math.inf
-    nominated: dict[str, list[kube.Pod]] = {}
-    for pod in fleet.pods():
-        if pod.spec.node_name:
-            lowest = min(lowest, priority_of(pod))
-        elif pod.status.nominated_node_name:
-            nominated.setdefault(pod.status.nominated_node_name, []).append(pod)
-    return Scene(fleet, now, lowest, nominated)
+    return Scene(fleet, now, min((kube.priority(pod) for pod in fleet.pods() if pod.spec.node_name), default=math.inf))
 
 
 def waiting(fleet: fleets.Fleet) -> list[kube.Pod]:
@@ -93,12 +84,7 @@ def waiting(fleet: fleets.Fleet) -> list[kube.Pod]:
         and pod.spec.preemption_policy != "Never"
         and pod.metadata.deletion_timestamp is None
     ]
-    return sorted(found, key=lambda pod: (-priority_of(pod), pod.metadata.creation_timestamp or "", pod.identity))
-
-
-def priority_of(pod: kube.Pod) -> int:
-    """A pod's priority."""
-    return pod.spec.priority or 0
+    return sorted(found, key=lambda pod: (-kube.priority(pod), pod.metadata.creation_timestamp or "", pod.identity))
 
 
 def plan(pod: kube.Pod, around: Scene, guards: budgets.Budgets, nodes: Collection[str] | None = None) -> Plan | None:
@@ -184,15 +170,11 @@ class _Case:
 
     def lowest(self, row: fleets.Row) -> int:
         """No victim on the node has a lower priority."""
-        return min((priority_of(pod) for pod in row.usage.pods.values()), default=self.priority)
+        return min((kube.priority(pod) for pod in row.usage.pods.values()), default=self.priority)
 
     def short(self, row: fleets.Row, devices: Mapping[str, int]) -> dict[str, int]:
         """Thousandths of each resource that are missing on the node now, promises to others counted."""
-        others = [
-            pod
-            for pod in self.around.nominated.get(row.name, ())
-            if priority_of(pod) >= self.priority and pod.identity != self.pod.identity
-        ]
+        others = self.around.fleet.nominated(row.name, self.pod)
         theirs = _sum(_requests(pod) for pod in others)
         fleet, usage = self.around.fleet, row.usage
         own = fleet.promised_to(self.pod.identity).get(row.name)
@@ -233,7 +215,7 @@ class _Case:
             over = self.guards.over(pod)
             if len(over) > 1:
                 continue  # the eviction API refuses pods that have several budgets
-            kind = _Kind(priority_of(pod), frees, sum(_frees(amounts, devices)))
+            kind = _Kind(kube.priority(pod), frees, sum(_frees(amounts, devices)))
             if over:
                 name = f"{over[0].metadata.namespace}/{over[0].metadata.name}"
                 kind = dataclasses.replace(kind, guard=name, allowed=max(0, over[0].status.disruptions_allowed))
@@ -249,7 +231,7 @@ class _Case:
 
     def _may_go(self, pod: kube.Pod) -> bool:
         return (
-            priority_of(pod) < self.priority
+            kube.priority(pod) < self.priority
             and pod.metadata.deletion_timestamp is None
             and pod.metadata.namespace not in SPARED_NAMESPACES
             and asks.MIRROR_ANNOTATION not in pod.annotations
@@ -260,7 +242,7 @@ class _Case:
 
 def _case(pod: kube.Pod, around: Scene, guards: budgets.Budgets) -> _Case | None:
     """The question; None: the pod takes no device, may evict nobody, or states no valid need."""
-    fleet, priority = around.fleet, priority_of(pod)
+    fleet, priority = around.fleet, kube.priority(pod)
     if pod.spec.preemption_policy == "Never" or priority <= around.lowest:
         return None
     try:

@@ -66,7 +66,7 @@ class Preemptor:
         pods = [
             pod
             for pod in preempt.waiting(self._fleet)
-            if preempt.priority_of(pod) > around.lowest and self._resting.keys().isdisjoint((pod.identity, _alike(pod)))
+            if kube.priority(pod) > around.lowest and self._resting.keys().isdisjoint((pod.identity, _alike(pod)))
         ]
         if not pods or not self._leads():
             return 0

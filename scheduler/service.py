@@ -73,6 +73,11 @@ def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool], binder: binder
         """Scores 0-10 of the nodes (ExtenderArgs -> HostPriorityList)."""
         return await _verb("prioritize", request, lambda body: extender.prioritize_nodes(body, fleet), None)
 
+    @app.post("/preempt")
+    async def preempt_pods(request: Request) -> Response:
+        """Whom kube-scheduler may evict for the pod (ExtenderPreemptionArgs -> ExtenderPreemptionResult)."""
+        return await _verb("preempt", request, extender.preempt_pods, None)
+
     @app.post("/bind")
     async def bind(request: Request) -> Response:
         """Bind the pod to the node with its image (ExtenderBindingArgs -> ExtenderBindingResult)."""

@@ -246,3 +246,43 @@ def test_several_important_pods_evict_as_many_as_they_are(busy: Playground) -> N
     assert len(low & uids(busy.pods("low"))) == 2
     assert len(busy.events("Preempted")) == 3
     busy.assert_within_capacity()
+
+
+def test_nobody_loses_cpu_to_a_pod_for_which_no_device_is_free(late_playground: Playground) -> None:
+    """kube-scheduler's own preemption would evict `hog` for its cpu, though the GPU is held by `boss`."""
+    playground = late_playground
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1)])
+    _single(playground, "boss", 2000, {"nvidia.com/gpu": "1", "cpu": "10"})
+    _single(playground, "hog", 0, {"cpu": "50"})
+    playground.wait_bound("boss", 1)
+    (hog,) = playground.wait_bound("hog", 1)
+    _single(playground, "high", 1000, {"nvidia.com/gpu": "1", "cpu": "20"}, schedulerName="anygpu-scheduler")
+    unbound(playground, "high", 1)
+    time.sleep(4)
+    assert uids(playground.pods("hog")) == uids([hog])
+    playground.cluster.kubectl("delete", "pod", "boss", "-n", playground.namespace)
+    playground.wait_bound("high", 1)
+    assert playground.pods("hog") == [], "now its cpu is all that was missing"
+
+
+def test_devices_that_kube_scheduler_frees_for_early_pods_are_not_taken_by_late_ones(
+    late_playground: Playground,
+) -> None:
+    playground = late_playground
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 2)])
+    deploy(playground, "low", 2, 0)
+    playground.wait_bound("low", 2)
+    deploy(playground, "queue", 6, 0, binding="late")
+    unbound(playground, "queue", 6)
+    deploy(playground, "high", 1, 1000)
+    playground.wait_bound("high", 1)
+    assert all("low" in each["regarding"]["name"] for each in playground.events("Preempted"))
+    assert not any(pod["spec"].get("nodeName") for pod in playground.pods("queue"))
+    playground.assert_within_capacity()
+
+
+def _single(playground: Playground, name: str, value: int, limits: dict[str, str], **spec: Any) -> None:
+    container = {"name": "main", "image": "busybox", "resources": {"limits": limits}}
+    metadata = {"name": name, "namespace": playground.namespace, "labels": {"app": name}}
+    spec |= {"containers": [container], "priorityClassName": priority(playground, value)}
+    playground.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})

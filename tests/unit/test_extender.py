@@ -215,3 +215,54 @@ def test_reasons_are_those_of_fit() -> None:
     refused = filtered(asked)["FailedAndUnresolvableNodes"]
     device = table.rows["t4"].facts.pools[0].device
     assert refused["t4"] == fit.refusal(asks.read(kube.to_pod(asked), table.catalogue).needs, device)
+
+
+def preemption(pod: Json) -> Json:
+    victims = {"n": {"Pods": [{"UID": "uid-low"}], "NumPDBViolations": 1}}
+    body = {"Pod": pod, "NodeNameToVictims": None, "NodeNameToMetaVictims": victims}
+    found: Json = json.loads(extender.preempt_pods(json.dumps(body).encode()))["NodeNameToMetaVictims"]
+    assert found in ({}, victims)
+    return found
+
+
+def test_kube_scheduler_evicts_nobody_for_a_pod_whose_devices_we_count() -> None:
+    pod = placing.bound("p", None, {"nvidia.com/gpu": 1})
+    assert preemption(pod) != {}, "its devices kube-scheduler counts"
+    pod["spec"]["schedulerName"] = "anygpu-scheduler"
+    assert preemption(pod) == {}
+    claims = placing.bound("p", None, {"anygpu.io/gpu": 1})
+    claims["spec"]["schedulerName"] = "anygpu-scheduler"
+    assert preemption(claims) != {}, "no preemption of ours would help it"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"Pod": {}}', b'{"Pod": {}, "NodeNameToVictims": {}}', b"\xff"])
+def test_a_body_that_is_no_preemption_is_refused(body: bytes) -> None:
+    with pytest.raises(errors.InvalidInput):
+        extender.preempt_pods(body)
+
+
+def test_devices_that_kube_scheduler_frees_for_a_pod_as_important_are_not_given_away() -> None:
+    early = placing.bound("early", None, {"nvidia.com/gpu": 1})
+    early["spec"]["priority"] = 5
+    early["status"]["nominatedNodeName"] = "n"
+    late = placing.bound("late", None, {"nvidia.com/gpu": 1})
+    late["spec"] |= {"schedulerName": "anygpu-scheduler", "priority": 5}
+    fleet = placing.fleet_of(
+        [gpunodes.nvidia("n", "l4", 2)], [placing.bound("runs", "n", {"nvidia.com/gpu": 1}), early]
+    )
+
+    def refusals() -> dict[str, str]:
+        return extender.refusals(kube.to_pod(late), ["n"], fleet)
+
+    assert refusals() == {"n": extender.NOT_FREE}
+    late["spec"]["priority"] = 6
+    assert refusals() == {}
+    late["spec"]["priority"] = 5
+    early["status"]["nominatedNodeName"] = "m"
+    fleet.apply_pod(kube.to_pod(early))
+    assert refusals() == {}
+    early["status"]["nominatedNodeName"] = "n"
+    fleet.apply_pod(kube.to_pod(early))
+    assert refusals() == {"n": extender.NOT_FREE}
+    fleet.remove_pod(kube.PodUid("uid-early"))
+    assert refusals() == {}
