@@ -5,8 +5,8 @@ replicas doing it at once write the same.
 """
 
 import asyncio
-import datetime
 import random
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,14 +14,13 @@ import structlog
 import urllib3
 
 from capability_db import node_facts
-from scheduler import decision, kube, kubeapi
+from scheduler import decision, events, kube, kubeapi
 from scheduler import fleet as fleets
 
 CONFLICTS = (404, 409, 422)
 """Statuses that mean somebody was faster: the next event brings the truth."""
 MAX_RETRY_SECONDS = 30.0
 PARALLEL = 4
-MAX_NAME = 253
 MAX_EVENTS = 1000
 """Events waiting to be written; beyond this the newest are dropped, since the decision itself is on the pod."""
 
@@ -37,34 +36,13 @@ def label_changes(row: fleets.Row) -> dict[str, str | None]:
     return changes
 
 
-def decision_event(pod: kube.Pod, made: decision.Decision, now: str) -> dict[str, Any]:
+def decision_event(pod: kube.Pod, made: decision.Decision, now: float) -> dict[str, Any]:
     """The event that tells a pod's owner what was decided; its name makes writing it twice a conflict."""
-    reason, kind = ("GPUUnavailable", "Warning") if made.waits else ("GPUChosen", "Normal")
-    namespace = pod.metadata.namespace or "default"
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": _event_name(pod, made), "namespace": namespace},
-        "eventTime": now,
-        "reportingController": "anygpu.io/webhook",
-        "reportingInstance": "anygpu",
-        "action": "Decide",
-        "reason": reason,
-        "type": kind,
-        "note": made.reason[:1000],
-        "regarding": {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": pod.metadata.name,
-            "namespace": namespace,
-            "uid": pod.metadata.uid,
-        },
-    }
-
-
-def _event_name(pod: kube.Pod, made: decision.Decision) -> str:
-    suffix = f".{made.id[:16]}{'.bound' if pod.spec.node_name else ''}"
-    return f"{(pod.metadata.name or '')[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
+    name = events.name(pod.metadata.name, made.id[:16], *(["bound"] if pod.spec.node_name else []))
+    reason = "GPUUnavailable" if made.waits else "GPUChosen"
+    return events.event(
+        pod, name, by="webhook", action="Decide", reason=reason, note=made.reason, now=now, warning=made.waits
+    )
 
 
 class Writer:
@@ -121,11 +99,11 @@ class Writer:
 
     async def _write_all(self) -> bool:
         labels = [(row.name, changes) for row in self._fleet.rows.values() if (changes := label_changes(row))]
-        events, self._events = self._events, {}
+        waiting, self._events = self._events, {}
         slots = asyncio.Semaphore(PARALLEL)
         done = await asyncio.gather(
             *(self._label(slots, name, changes) for name, changes in labels),
-            *(self._event(slots, pod, made) for pod, made in events.values()),
+            *(self._event(slots, pod, made) for pod, made in waiting.values()),
         )
         return all(done)
 
@@ -136,11 +114,10 @@ class Writer:
             )
 
     async def _event(self, slots: asyncio.Semaphore, pod: kube.Pod, made: decision.Decision) -> bool:
-        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
-        path = f"/apis/events.k8s.io/v1/namespaces/{pod.metadata.namespace or 'default'}/events"
+        path = events.collection(pod.metadata.namespace)
         async with slots:
             # An event lost to a broken connection is not worth a retry: the decision stands on the pod.
-            await self._try("writing an event", pod.key, self._api.post, path, decision_event(pod, made, now))
+            await self._try("writing an event", pod.key, self._api.post, path, decision_event(pod, made, time.time()))
         return True
 
     async def _try(self, what: str, name: str, call: Any, path: str, body: Mapping[str, Any]) -> bool:

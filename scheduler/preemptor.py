@@ -10,7 +10,6 @@ expires. Whatever is left undone the next step sees and plans anew.
 """
 
 import asyncio
-import datetime
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from typing import Any, Literal
 import prometheus_client
 import structlog
 
-from scheduler import budgets, kube, kubeapi, preempt, reservations, watch
+from scheduler import budgets, events, kube, kubeapi, preempt, reservations, watch
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -34,7 +33,6 @@ MAX_PREEMPTIONS = 5
 EVENT_SECONDS = 3600.0
 OLD_SECONDS = 10.0
 """The age at which a plan is given up, for whoever was paused."""
-MAX_NAME = 253
 NOT_FOUND, CONFLICT = 404, 409
 
 EVICTED = prometheus_client.Counter("anygpu_evicted_total", "Pods evicted for pods of higher priority")
@@ -121,7 +119,7 @@ class Preemptor:
             outcomes.append(outcome)
             if outcome == "evicted":
                 EVICTED.inc()
-                await self._write(victim, _victim_event(victim, pod, plan.node, self._now()))
+                await self._write(victim, _victim_event(victim, pod, plan.node, self._clock()))
             if outcome in ("refused", "unknown"):
                 break  # the next step plans with what is true then
         evicted = outcomes.count("evicted")
@@ -194,7 +192,7 @@ class Preemptor:
     async def _tell(self, pod: kube.Pod, plan: preempt.Plan, evicted: int) -> None:
         """Tell the pod's owner, under the first number that is free; when all are taken, leave the pod alone."""
         for number in range(1, MAX_PREEMPTIONS + 1):
-            event = _preemptor_event(pod, plan, evicted, number, self._now())
+            event = _preemptor_event(pod, plan, evicted, number, self._clock())
             if await self._write(pod, event):
                 if number < MAX_PREEMPTIONS:
                     return
@@ -203,7 +201,7 @@ class Preemptor:
 
     async def _write(self, pod: kube.Pod, event: Json) -> bool:
         """Write an event; says whether its name was free. One that is lost is no harm: what it tells of is done."""
-        path = f"/apis/events.k8s.io/v1/namespaces/{pod.metadata.namespace or 'default'}/events"
+        path = events.collection(pod.metadata.namespace)
         try:
             await asyncio.to_thread(self._api.post, path, event)
         except kubeapi.ApiError as error:
@@ -214,10 +212,6 @@ class Preemptor:
             log.warning("writing an event failed", name=pod.key, error=str(error))
         return True
 
-    def _now(self) -> str:
-        now = datetime.datetime.fromtimestamp(self._clock(), datetime.UTC)
-        return now.isoformat(timespec="microseconds").replace("+00:00", "Z")
-
 
 def _alike(pod: kube.Pod) -> str:
     """What pods of one template share."""
@@ -225,15 +219,14 @@ def _alike(pod: kube.Pod) -> str:
     return next((owner.uid for owner in owners if owner.controller), pod.identity)
 
 
-def _victim_event(victim: kube.Pod, pod: kube.Pod, node: str, now: str) -> Json:
+def _victim_event(victim: kube.Pod, pod: kube.Pod, node: str, now: float) -> Json:
     """In kube-scheduler's words (pkg/scheduler/framework/preemption/executor.go): the other pod is not named."""
     note = f"Preempted by pod {pod.metadata.uid} on node {node}"
-    return _event(victim, f"preempted-{(pod.metadata.uid or '')[:8]}", "Preempted", note, now) | {
-        "related": _reference(pod)
-    }
+    what = f"preempted-{(pod.metadata.uid or '')[:8]}"
+    return _event(victim, what, "Preempted", note, now, events.of_pod(pod))
 
 
-def _preemptor_event(pod: kube.Pod, plan: preempt.Plan, evicted: int, number: int, now: str) -> Json:
+def _preemptor_event(pod: kube.Pod, plan: preempt.Plan, evicted: int, number: int, now: float) -> Json:
     lives = f"{reservations.LIVES_SECONDS['preempt']:g} s"
     many = f"{evicted} of {len(plan.victims)} evicted; " if evicted < len(plan.victims) else ""
     note = f"{plan.why}; {many}held for this pod for {lives}"
@@ -242,31 +235,8 @@ def _preemptor_event(pod: kube.Pod, plan: preempt.Plan, evicted: int, number: in
     return _event(pod, f"preempting-{number}", "Preempting", note, now)
 
 
-def _event(pod: kube.Pod, what: str, reason: str, note: str, now: str) -> Json:
-    suffix = f".{(pod.metadata.uid or '')[:8]}.{what}"
-    return {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {
-            "name": f"{pod.metadata.name[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}",
-            "namespace": pod.metadata.namespace or "default",
-        },
-        "eventTime": now,
-        "reportingController": "anygpu.io/preemptor",
-        "reportingInstance": "anygpu",
-        "action": "Preempting",
-        "reason": reason,
-        "type": "Normal",
-        "note": note[:1000],
-        "regarding": _reference(pod),
-    }
-
-
-def _reference(pod: kube.Pod) -> Json:
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "name": pod.metadata.name,
-        "namespace": pod.metadata.namespace or "default",
-        "uid": pod.metadata.uid,
-    }
+def _event(pod: kube.Pod, what: str, reason: str, note: str, now: float, related: Json | None = None) -> Json:
+    name = events.name(pod.metadata.name, (pod.metadata.uid or "")[:8], what)
+    return events.event(
+        pod, name, by="preemptor", action="Preempting", reason=reason, note=note, now=now, related=related
+    )

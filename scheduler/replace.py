@@ -4,16 +4,13 @@ The Event comes first and its name is a number up to the limit, so that an owner
 eviction is of the very object that was judged, so that a pod bound meanwhile stays.
 """
 
-import datetime
 import enum
 from collections.abc import Callable
 from typing import Any, Literal
 
-from scheduler import kube, kubeapi, owners, stranded, watch
+from scheduler import events, kube, kubeapi, owners, stranded, watch
 
 EVICT_TRIES = 4
-MAX_NAME = 253
-MAX_NOTE = 1000
 NOT_FOUND, CONFLICT = 404, 409
 BROKEN = (*watch.BROKEN, KeyError, TypeError)
 """What a call, or an answer that is not as the API has it, raises."""
@@ -31,31 +28,11 @@ def event(
     now: float,
 ) -> Json:
     """An event that tells of a pod, and of its owner."""
-    namespace = pod.metadata.namespace or "default"
-    about = {"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "namespace": namespace}
-    found = {
-        "apiVersion": "events.k8s.io/v1",
-        "kind": "Event",
-        "metadata": {"name": name, "namespace": namespace},
-        "eventTime": datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
-        "reportingController": "anygpu.io/rescue",
-        "reportingInstance": "anygpu",
-        "action": "Rescue",
-        "reason": reason,
-        "type": "Normal" if reason == "GPUReplaced" else "Warning",
-        "note": note[:MAX_NOTE],
-        "regarding": {**about, "uid": pod.metadata.uid},
-    }
-    if owner is not None:
-        about = {"apiVersion": owner.api_version, "kind": owner.kind, "name": owner.name, "namespace": namespace}
-        found["related"] = {**about, "uid": owner.uid}
-    return found
-
-
-def event_name(name: str, uid: str, what: str) -> str:
-    """`<name>.<uid prefix>.<what>`, cut where names end."""
-    suffix = f".{uid[:8]}.{what}"
-    return f"{name[: MAX_NAME - len(suffix)].rstrip('-.')}{suffix}"
+    about = events.of_owner(owner, pod.metadata.namespace) if owner is not None else None
+    warning = reason != "GPUReplaced"
+    return events.event(
+        pod, name, by="rescue", action="Rescue", reason=reason, note=note, now=now, warning=warning, related=about
+    )
 
 
 class Outcome(enum.Enum):
@@ -139,7 +116,7 @@ class Hands:
         if not self._count(pod, owner, why, remark):
             self._post(
                 event(
-                    event_name(owner.name, owner.uid, "rescue-limit"),
+                    events.name(owner.name, owner.uid[:8], "rescue-limit"),
                     pod,
                     owner,
                     "GPUNotReplaced",
@@ -155,7 +132,7 @@ class Hands:
         """Write the replacement down under the owner's next number; False: none is left."""
         for number in range(1, self._per_owner + 1):
             note = f"{why}; replacing it ({number} of {self._per_owner} this hour)" + (f"; {remark}" if remark else "")
-            name = event_name(owner.name, owner.uid, f"rescue-{number}")
+            name = events.name(owner.name, owner.uid[:8], f"rescue-{number}")
             if self._post(event(name, pod, owner, "GPUReplaced", note, self._now)) or self._is_about(pod, name):
                 return True
         return False
@@ -163,7 +140,7 @@ class Hands:
     def _is_about(self, pod: kube.Pod, name: str) -> bool:
         """Whether an event tells of the pod: then an attempt was counted, and failed after that."""
         try:
-            found = self._api.get_json(f"{_events(pod)}/{name}")
+            found = self._api.get_json(f"{events.collection(pod.metadata.namespace)}/{name}")
         except kubeapi.ApiError as error:
             if error.status == NOT_FOUND:  # its hour ended between the two calls
                 return False
@@ -195,15 +172,14 @@ class Hands:
         raise kubeapi.ApiError(CONFLICT, f"{pod.key} changes all the time")
 
     def _tell(self, pod: kube.Pod, owner: kube.OwnerReference | None, note: str) -> Outcome:
-        name = event_name(pod.metadata.name, pod.metadata.uid or "", "rescue-left")
+        name = events.name(pod.metadata.name, (pod.metadata.uid or "")[:8], "rescue-left")
         self._post(event(name, pod, owner, "GPUNotReplaced", note, self._now))
         return Outcome.LEFT
 
     def _post(self, document: Json) -> bool:
         """Write an event; False: one of its name is there."""
-        namespace = document["metadata"]["namespace"]
         try:
-            self._api.post(f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", document)
+            self._api.post(events.collection(document["metadata"]["namespace"]), document)
         except kubeapi.ApiError as error:
             if error.status == CONFLICT:
                 return False
@@ -221,7 +197,3 @@ def _rejected(document: Json) -> bool:
 
 def _path(pod: kube.Pod) -> str:
     return f"/api/v1/namespaces/{pod.metadata.namespace or 'default'}/pods/{pod.metadata.name}"
-
-
-def _events(pod: kube.Pod) -> str:
-    return f"/apis/events.k8s.io/v1/namespaces/{pod.metadata.namespace or 'default'}/events"

@@ -169,7 +169,7 @@ def test_events_are_named_for_their_decision_so_that_two_replicas_write_one() ->
     pod = decided()
     made = decision.read(pod.annotations)
     assert made is not None
-    first, second = (control.decision_event(pod, made, now) for now in ("2026-01-01T00:00:00.0Z", "later"))
+    first, second = (control.decision_event(pod, made, now) for now in (1_800_000_000.0, 1_900_000_000.0))
     assert first["metadata"] == second["metadata"] == {"name": "p.decision-of-p", "namespace": "default"}
     assert (first["reason"], first["type"], first["note"]) == ("GPUChosen", "Normal", "because")
     assert first["regarding"] == {
@@ -179,7 +179,7 @@ def test_events_are_named_for_their_decision_so_that_two_replicas_write_one() ->
         "namespace": "default",
         "uid": "uid-p",
     }
-    waiting = control.decision_event(pod, made.model_copy(update={"node": None, "reason": "x" * 5000}), "now")
+    waiting = control.decision_event(pod, made.model_copy(update={"node": None, "reason": "x" * 5000}), 0.0)
     assert (waiting["reason"], waiting["type"], len(waiting["note"])) == ("GPUUnavailable", "Warning", 1000)
 
 
@@ -188,7 +188,7 @@ def test_an_event_of_a_pod_with_a_long_name_has_a_valid_one(name: str) -> None:
     pod = decided(name)
     made = decision.read(pod.annotations)
     assert made is not None
-    event = control.decision_event(pod, made, "now")["metadata"]["name"]
+    event = control.decision_event(pod, made, 0.0)["metadata"]["name"]
     assert len(event) <= 253
     label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
     assert re.fullmatch(rf"{label}(\.{label})*", event)

@@ -12,7 +12,7 @@ import pytest
 
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, kube, kubeapi, owners, replace, rescue, stranded
+from scheduler import asks, kube, kubeapi, owners, rescue, stranded
 from scheduler import decision as decisions
 from scheduler import fleet as fleets
 
@@ -944,7 +944,7 @@ def test_replacements_are_counted() -> None:
 
 @pytest.mark.parametrize("name", ["web", "w" * 253, "a" * 230 + "-" + "b" * 20])
 def test_events_have_valid_names_that_keep_the_number(name: str) -> None:
-    found = replace.event_name(name, "0123456789abcdef", "rescue-2")
+    found = events.name(name, "01234567", "rescue-2")
     assert len(found) <= 253
     assert found.endswith(".01234567.rescue-2")
     assert "-." not in found
