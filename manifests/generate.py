@@ -23,7 +23,7 @@ DEVICE_CLASSES_HEAD = """\
 # driver for the GPUs). Generated from the capability DB; `make generate` writes it.
 #
 # anygpu             a whole GPU, NVIDIA or AMD, of a model that the capability DB knows; as the extended resource
-#                    anygpu.io/gpu it is what pods are given that need nothing in particular.
+#                    anygpu.io/gpu it is for pods that say themselves what they ask.
 # VENDOR.anygpu.io   whatever a vendor's driver publishes for containers: whole, slices, shared. The templates that the
 #                    webhook makes for pods with needs select among these.
 # FORMAT.anygpu.io   whole GPUs of any vendor that compute a number format natively.

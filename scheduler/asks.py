@@ -7,7 +7,7 @@ from capability_db import errors as capability_errors
 from capability_db import vendors
 from capability_db.catalogue import Catalogue
 from images import resolve
-from scheduler import decision, errors, kube, needs
+from scheduler import claims, decision, errors, kube, needs
 from scheduler import offers as offers_
 
 
@@ -76,10 +76,22 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
                 "drop the resource, or the binding"
             ]
         )
+    if needed.binding == "claim" and (own := _neutral(pod)):
+        raise errors.InvalidNeeds(
+            [
+                f"anygpu.io/binding: claim makes a claim from the annotations, but container {own} asks "
+                f"{claims.GPU_RESOURCE} itself, which would be a second GPU; drop one of the two"
+            ]
+        )
     if not asked:
         container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
     return _follow(pod, needed, asked, catalogue)
+
+
+def _neutral(pod: kube.Pod) -> str | None:
+    """The container that asks the neutral extended resource; None: none does."""
+    return next((each.name for each in pod.containers if claims.GPU_RESOURCE in kube.requests(each.resources)), None)
 
 
 def _decided(pod: kube.Pod, made: decision.Decision, catalogue: Catalogue) -> Question:

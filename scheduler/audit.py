@@ -29,6 +29,7 @@ from scheduler import fleet as fleets
 from scheduler import kube, kubeapi, reservations, watch
 from scheduler.ledger import Hold, Ledger
 
+FIRST_SECONDS = 5.0
 INTERVAL_SECONDS = 30.0
 PAUSES_SECONDS = (1.0, 1.0, watch.BACKOFF_SECONDS[1] + 1)
 """Between looks; a difference seen in all of them is none that a watch will still bring."""
@@ -158,9 +159,11 @@ class Audit:
         self._kinds = kinds(fleet, records)
 
     async def run(self, interval: float = INTERVAL_SECONDS) -> None:
-        """Audit until cancelled."""
+        """Audit until cancelled, for the first time soon."""
+        wait = min(FIRST_SECONDS, interval)
         while True:
-            await self._sleep(interval)
+            await self._sleep(wait)
+            wait = interval
             try:
                 await self.step()
             except watch.BROKEN as error:

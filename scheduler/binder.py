@@ -111,7 +111,7 @@ class Binder:
         self._latest: dict[str, reservations.Record] = {}
         """By node: the record that this process wrote or read last."""
         self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
-        self._slots = asyncio.Semaphore(PARALLEL)
+        self._slots, self._doors = asyncio.Semaphore(PARALLEL), asyncio.Semaphore(2 * PARALLEL)
         self._lives = {**reservations.LIVES_SECONDS} | ({"late": lives} if lives else {})
 
     async def bind(self, asked: Arguments) -> None:
@@ -150,9 +150,15 @@ class Binder:
         A Binding of a pod that takes no GPU, or that this API server is about to refuse anyway, is none of ours.
         """
         pod = self._fleet.by_uid(asked.uid)
-        if pod is not None and not binding.takes(pod):
+        devices = binding.takes(pod) if pod is not None else {}
+        if pod is not None and not devices:
             return
-        await self._insist(asked, lambda live: self._admit(asked, dry_run=dry_run, live=live))
+        with self._crossing.arriving(asked.uid, asked.node, devices):
+            others = self._crossing.binds(asked.node).keys() - {asked.uid}
+            for name, count in devices.items() if others else ():
+                if self._fleet.room(asked.node, name, asked.uid) < count:
+                    raise CannotBind(f"{asked.node}: its last {name} is being given to another pod; try again")
+            await self._insist(asked, lambda live: self._admit(asked, pod, dry_run=dry_run, live=live), self._doors)
 
     async def expire(self) -> int:
         """Give up every promise that no Binding followed in time; says how many. Safe on several replicas at once."""
@@ -177,7 +183,9 @@ class Binder:
 
     # --- The steps ---------------------------------------------------------------------------------------------------
 
-    async def _insist(self, asked: Arguments, step: Callable[[bool], Any]) -> Any:
+    async def _insist(
+        self, asked: Arguments, step: Callable[[bool], Any], slots: asyncio.Semaphore | None = None
+    ) -> Any:
         """Take a step until nobody else writes at the same time; raises CannotBind after TRIES.
 
         The first time the node's record is taken as it is known; from then on it is read.
@@ -186,7 +194,7 @@ class Binder:
         for left in reversed(range(TRIES)):
             try:
                 # Two binds to one node would only meet each other's writes; it costs nobody else anything.
-                async with turn, self._slots:
+                async with turn, slots or self._slots:
                     return await step(left < TRIES - 1)
             except _Conflict as error:
                 CONFLICTS.inc()
@@ -231,9 +239,15 @@ class Binder:
         await self._write(asked, document, given)
         return given.decision if given else made
 
-    async def _admit(self, asked: Arguments, *, dry_run: bool, live: bool) -> None:
-        record, document, node, there = await self._read(asked, live=live)
-        pod = _check(document, asked)
+    async def _admit(self, asked: Arguments, pod: kube.Pod | None, *, dry_run: bool, live: bool) -> None:
+        row = self._fleet.rows.get(asked.node)
+        if pod is None or row is None:
+            record, document, node, there = await self._read(asked, live=live)
+            pod = _check(document, asked)
+        else:
+            # Many Bindings may come at once, and whoever waits for us too long binds without us.
+            record = (None if live else self._known(asked.node)) or await self._record(asked.node)
+            node, there = row.node, await asyncio.to_thread(self._pods_on, asked.node)
         asked = msgspec.structs.replace(asked, uid=pod.identity)  # a Binding need not name it
         devices = {name: count for name, count in binding.takes(pod).items() if name in (node.status.allocatable or {})}
         own = record.entries.get(asked.uid)

@@ -41,14 +41,17 @@ def names(ask: offers.Ask, fleet: fleets.Fleet) -> tuple[str, ...]:
     that more devices are offered under. Of a vendor that no node offers suitably now, the name that a node to come
     would most likely use.
     """
-    seen = _best(ask, fleet.classes())
+    admitting = [row for row in fleet.rows.values() if kube.node_affinity_holds(ask.pod.spec, row.name, row.labels)]
+    near = {id(pool.device): pool.device for row in admitting for pool in row.facts.pools}
+    # Names of nodes that the pod's own nodeSelector keeps away would only stand in the way of others.
+    seen = _best(ask, near.values()) or _best(ask, fleet.classes())
     there = {device.vendor for device in seen.values()}
     to_come: dict[VendorName, DeviceClass] = {}
     shipped = _best(ask, offers.shipped(fleet)).values()
     for device in sorted(shipped, key=lambda each: (each.kind != "whole", _preference(ask, each))):
         if device.vendor not in there:
             to_come.setdefault(device.vendor, device)
-    devices = _devices(ask, fleet)
+    devices = _devices(ask, admitting)
     together = _listed_together(fleet)
     chosen: list[DeviceClass] = []
     for device in sorted(
@@ -59,13 +62,14 @@ def names(ask: offers.Ask, fleet: fleets.Fleet) -> tuple[str, ...]:
     return tuple(device.resource for device in sorted(chosen, key=lambda each: _preference(ask, each)))
 
 
-def _devices(ask: offers.Ask, fleet: fleets.Fleet) -> dict[str, int]:
-    """Resource name -> devices offered under it that meet the needs, free or not."""
-    fits = {id(device): not offers.missing(ask, device) for device in fleet.classes()}
+def _devices(ask: offers.Ask, rows: Sequence[fleets.Row]) -> dict[str, int]:
+    """Resource name -> devices that nodes offer under it and that meet the needs, free or not."""
+    classes = {id(pool.device): pool.device for row in rows for pool in row.facts.pools}
+    fits = {key for key, device in classes.items() if not offers.missing(ask, device)}
     found: dict[str, int] = {}
-    for row in fleet.rows.values():
+    for row in rows:
         for pool in row.facts.pools:
-            if fits[id(pool.device)]:
+            if id(pool.device) in fits:
                 found[pool.device.resource] = found.get(pool.device.resource, 0) + pool.allocatable
     return found
 

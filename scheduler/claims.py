@@ -29,7 +29,9 @@ Json = dict[str, Any]
 
 API_VERSION = "resource.k8s.io/v1"
 GPU_RESOURCE = "anygpu.io/gpu"
-"""The extended resource of the neutral DeviceClass: what pods of trivial needs ask."""
+"""The extended resource of the neutral DeviceClass, for pods of users' own that need nothing in particular. We never
+inject it: where a bind's answer is lost kube-scheduler deletes the claim behind it, though the pod is bound
+(kubernetes pkg/scheduler/framework/plugins/dynamicresources, unreserveExtendedResourceClaim)."""
 MARKER = "anygpu.io/claim"
 """What pods with a claim of ours ask besides: it only brings the extender in, which is not called for claims alone."""
 CLAIM_NAME = "anygpu"
@@ -123,23 +125,6 @@ def template(namespace: str, spec: Json) -> Json:
         "metadata": {"name": template_name(spec), "namespace": namespace, "labels": {TEMPLATE_LABEL: "true"}},
         "spec": spec,
     }
-
-
-def is_trivial(needs: Needs, admitted: Mapping[VendorName, Collection[str]], catalogue: Catalogue) -> bool:
-    """Whether one device of the neutral class, whichever it is, serves the pod: nothing is asked, every image is there.
-
-    Several devices are not trivial: the class alone would mix models and vendors.
-    """
-    free = {"container": None, "objective": "pack", "interconnect": "none"}
-    if needs.matrix_cores == "none":
-        free["matrix_cores"] = "preferred"
-    if needs.model_copy(update=free) != Needs(binding="claim"):
-        return False
-    return all(
-        {sku.id for sku in catalogue if sku.vendor == name and vendors.VENDORS[name].driver.publishes(sku)}
-        <= {*admitted.get(name, ())}
-        for name in NEUTRAL_VENDORS
-    )
 
 
 def _alternatives(

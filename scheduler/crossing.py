@@ -56,6 +56,19 @@ class Crossing:
         if nodes:
             self._passing[uid] = Passing(devices, frozenset(nodes), now + PASS_SECONDS)
 
+    @contextlib.contextmanager
+    def arriving(self, uid: kube.PodUid, node: str, devices: Mapping[str, int]) -> Iterator[None]:
+        """Note that another scheduler binds a pod to a node, which is not done before a moment after the context."""
+        self._passing.pop(uid, None)
+        self._passing[uid] = Passing(devices, frozenset([node]), math.inf)
+        try:
+            yield
+        except BaseException:
+            self._passing.pop(uid, None)
+            raise
+        if uid in self._passing:
+            self._passing[uid] = Passing(devices, frozenset([node]), self._clock() + PASS_SECONDS)
+
     def passing(self, node: str, devices: Collection[str]) -> list[kube.PodUid]:
         """The pods that other schedulers may be binding to a node, and that take one of some resources."""
         now = self._clock()

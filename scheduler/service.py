@@ -86,9 +86,11 @@ def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool], binder: binder
             asked = binder_.decode(body)
             if binder is None or not synced():
                 raise errors.Unreachable(NO_BINDER if binder is None else NOT_SYNCED)
+            # A bind under way is not cut off: what it has promised it takes back itself.
+            task = asyncio.create_task(binder.bind(asked))
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
             try:
-                # A bind under way is not cut off: what it has promised it takes back itself.
-                await asyncio.wait_for(asyncio.shield(binder.bind(asked)), BIND_SECONDS)
+                await asyncio.wait_for(asyncio.shield(task), BIND_SECONDS)
             except TimeoutError as error:
                 raise errors.Unreachable(f"binding {asked.key} took longer than {BIND_SECONDS:g} s") from error
             return binder_.reply()

@@ -118,8 +118,7 @@ class Admission:
         known = self._fleet.device_classes
         if made.binding != "claim" or known is None:
             return
-        wanted = [claims.NEUTRAL_CLASS] if claims.GPU_RESOURCE in made.injected else []
-        wanted = wanted or [claims.vendor_class(vendors.VENDORS[each.vendor]) for each in made.alternatives]
+        wanted = [claims.vendor_class(vendors.VENDORS[each.vendor]) for each in made.alternatives]
         lacking = [name for name in dict.fromkeys(wanted) if name not in known]
         if lacking:
             raise errors.NothingFits(

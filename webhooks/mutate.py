@@ -175,12 +175,9 @@ def _open(
         runs_on = {each.vendor: frozenset[str]() for each in alternatives}
         for each in alternatives:
             runs_on[each.vendor] |= {*each.skus}
-        if claims.is_trivial(question.needs, runs_on, fleet.catalogue):
-            injected = {claims.GPU_RESOURCE: question.needs.gpus}
-        else:
-            injected = {claims.MARKER: 1}
-            spec = claims.template_spec(question.needs, runs_on, fleet.catalogue, fleet.classes())
-            template = claims.template(pod.metadata.namespace or "default", spec)
+        injected = {claims.MARKER: 1}
+        spec = claims.template_spec(question.needs, runs_on, fleet.catalogue, fleet.classes())
+        template = claims.template(pod.metadata.namespace or "default", spec)
     return _Given(
         injected,
         expected.images if expected else {},

@@ -76,11 +76,11 @@ def templates(playground: Playground) -> list[Json]:
     return found
 
 
-def test_trivial_needs_ask_the_neutral_resource_and_needs_choose(dra: Playground) -> None:
+def test_pods_of_no_needs_take_either_vendor_and_needs_choose(dra: Playground) -> None:
     dra.deploy("any", 1, binding="claim")
     dra.deploy("large", 1, binding="claim", memory="40Gi")
     (pod,) = dra.wait_bound("any", 1)
-    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"anygpu.io/gpu": "1"}
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"anygpu.io/claim": "1"}
     vendor = pod["metadata"]["annotations"]["anygpu.io/bound-vendor"]
     assert pod["spec"]["nodeName"] == {"nvidia": "dra-nv", "amd": "dra-amd"}[vendor]
     assert "@sha256:" in pod["spec"]["containers"][0]["image"]

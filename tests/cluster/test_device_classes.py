@@ -408,7 +408,6 @@ def test_a_pod_that_shares_takes_no_whole_device_of_others(lab: Lab) -> None:
 
 def test_pods_that_need_nothing_in_particular_are_given_whole_gpus_of_either_vendor(lab: Lab) -> None:
     asked = ask()
-    assert claims.is_trivial(asked, EVERY, BUILTIN)
     lab.publish(
         dranodes.nvidia_slice(lab.name("nvidia"), "l4", 1),
         dranodes.amd_slice(lab.name("amd"), "mi300x", 1),

@@ -225,3 +225,20 @@ def test_a_quota_that_has_no_room_for_one_of_the_names_is_told_at_admission() ->
     with pytest.raises(errors.NothingFits, match=r"amd\.com/gpu would be 5 of 4 .* anygpu\.io/vendor: nvidia leaves"):
         placing.admit(late(), fleet)
     assert limits(placing.admit(late(vendor="nvidia"), fleet).pod) == {NVIDIA: "1"}
+
+
+def test_names_of_nodes_that_the_pods_own_selector_keeps_away_are_not_in_the_way() -> None:
+    mig = gpunodes.mig_mixed("mig", "a100-80", 0, **{"3g.40gb": 2})
+    mig["metadata"]["labels"]["pool"] = "mig"
+    fleet = placing.fleet_of([mig, gpunodes.nvidia("a100", "a100-80", 8)])
+    chosen = late(share="slice", vendor="nvidia")
+    assert limits(placing.admit(chosen, fleet).pod) == {NVIDIA: "1"}
+    chosen["spec"]["nodeSelector"] = {"pool": "mig"}
+    assert limits(placing.admit(chosen, fleet).pod) == {MIG: "1"}
+
+
+def test_a_claim_pod_that_asks_the_neutral_resource_itself_would_get_two() -> None:
+    container = {"name": "main", "image": "x", "resources": {"limits": {"anygpu.io/gpu": "1"}}}
+    document = gpunodes.pod(binding="claim") | {"spec": {"containers": [container]}}
+    with pytest.raises(errors.InvalidNeeds, match=r"container main asks anygpu\.io/gpu itself"):
+        placing.admit(document, both())

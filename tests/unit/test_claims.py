@@ -227,35 +227,6 @@ def test_a_template_is_labelled_as_ours() -> None:
     }
 
 
-@pytest.mark.parametrize("stated", [{}, {"objective": "cost"}, {"matrix_cores": "none"}, {"container": "main"}])
-def test_a_pod_that_asks_nothing_in_particular_is_trivial(stated: dict[str, str]) -> None:
-    assert claims.is_trivial(ask(**stated), EVERY, BUILTIN)
-
-
-@pytest.mark.parametrize(
-    "stated",
-    [
-        {"memory": "1Gi"},
-        {"precision": "fp16"},
-        {"share": "any"},
-        {"vendor": "nvidia,amd"},
-        {"not_sku": "t4"},
-        {"gpus": "2"},
-        {"matrix_cores": "required"},
-        {"max_price": "9"},
-        {"model": "llama-3.1-8b"},
-    ],
-)
-def test_a_pod_that_asks_something_is_not(stated: dict[str, str]) -> None:
-    assert not claims.is_trivial(ask(**stated), EVERY, BUILTIN)
-
-
-def test_a_pod_whose_images_do_not_run_on_every_gpu_is_not_trivial() -> None:
-    assert not claims.is_trivial(ask(), {"nvidia": EVERY["nvidia"]}, BUILTIN)
-    assert not claims.is_trivial(ask(), BOTH | {"amd": EVERY["amd"] - {"mi300x"}}, BUILTIN)
-    assert claims.is_trivial(ask(), BOTH | {"amd": EVERY["amd"] - {"mi60"}}, BUILTIN), "no attribute tells an MI60"
-
-
 # --- DeviceClasses ----------------------------------------------------------------------------------------------------
 
 

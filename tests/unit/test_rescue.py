@@ -12,7 +12,7 @@ import pytest
 
 from images import errors as image_errors
 from images import resolve
-from scheduler import asks, kube, kubeapi, owners, rescue, stranded
+from scheduler import asks, events, kube, kubeapi, owners, rescue, stranded
 from scheduler import decision as decisions
 from scheduler import fleet as fleets
 

@@ -195,7 +195,12 @@ def test_of_a_shared_device_a_pod_gets_at_most_what_the_drivers_policy_gives(pol
 
 def test_amds_partitions_on_demand_are_shared_devices_of_one_partitions_memory() -> None:
     """AutoPartition: one device stands for all partitions of a mode, and its memory is the whole GPU's."""
-    attributes = {"type": "amdgpu-partition", "deviceID": "0x74a1", "computePartition": "cpx", "memoryPartition": "nps4"}
+    attributes = {
+        "type": "amdgpu-partition",
+        "deviceID": "0x74a1",
+        "computePartition": "cpx",
+        "memoryPartition": "nps4",
+    }
     device = dranodes.device("gpu-0-cpx-nps4", attributes, "196592Mi", allowMultipleAllocations=True)
     device["capacity"]["memory"]["requestPolicy"] = {"default": "24574Mi", "validValues": ["24574Mi"]}
     found = pool(amd(device)).device
