@@ -69,14 +69,14 @@ class Gates:
     def start(self, what: str, work: Coroutine[Any, Any, Any]) -> Operation:
         """Run a coroutine up to its first calls."""
         operation = Operation(self._loop, what, work)
-        self._settle()
+        self.settle()
         return operation
 
     def release(self, call: Call, fate: Fate = "through") -> None:
         """Let one call happen, and its operation run up to the next ones."""
         call.operation.calls.remove(call)
         self._answer(call, fate)
-        self._settle()
+        self.settle()
         if call.operation.done:
             self.stop(call.operation)
 
@@ -86,7 +86,7 @@ class Gates:
             for call in operation.calls:
                 call.answer.cancel()
             operation.task.cancel()
-        self._settle()
+        self.settle()
 
     def finish(self, operation: Operation) -> None:
         """Let an operation run to its end, undisturbed."""
@@ -97,7 +97,7 @@ class Gates:
         """Give the loop back."""
         for task in asyncio.all_tasks(self._loop):
             task.cancel()
-        self._settle()
+        self.settle()
         self._loop.close()
 
     @staticmethod
@@ -116,7 +116,8 @@ class Gates:
         else:
             call.answer.set_result(found)
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
+        """Let whatever waits for no call go on, to its next call or its end."""
         async def turns() -> None:
             for _ in range(HOPS):
                 await asyncio.sleep(0)
