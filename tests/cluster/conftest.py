@@ -43,6 +43,8 @@ def _playground(
     repository = f"team/{namespace}"
     for vendor, env in (("nvidia", {"CUDA_VERSION": "12.4.1"}), ("amd", {"ROCM_VERSION": "6.2"})):
         oci_registry.push(repository, f"v1-{vendor}", env)
+    # Pods of an earlier test that still wait would speak for this one's devices.
+    service.wait("the pods of earlier tests to go", lambda: not service.api("GET", "/api/v1/pods")["items"])
     if not service.alive(install.SERVICE):
         install.start_service(service, bindings=bindings)
     yield Playground(service, namespace, f"{oci_registry.host}/{repository}:v1")

@@ -230,6 +230,8 @@ def test_a_scheduler_restart_and_a_node_deleted_midway_lose_no_pod(playground: P
     playground.deploy("many", 20, memory="16Gi")
     playground.wait("the first pods", lambda: sum(bool(p["spec"].get("nodeName")) for p in playground.pods("many")) > 3)
     playground.cluster.stop_scheduler()
+    # Its controller must have seen them all: on a slow machine it may else take minutes to make new ones.
+    playground.wait("20 pods", lambda: playground.replicas("many") == 20)
     playground.cluster.start_scheduler()
     playground.cluster.delete_nodes(["l4-0"])
 

@@ -51,6 +51,7 @@ def both_full(playground: Playground, amd: int = 1, *, node: str = "mi210-1") ->
     playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1), gpunodes.amd(node, "mi210", amd)])
     occupy(playground, "nvidia", NVIDIA)
     occupy(playground, "amd", AMD, amd)
+    playground.wait_full("l4-1", node)
 
 
 def decided(pod: Json) -> Json:
@@ -122,6 +123,7 @@ def test_a_bare_pod_and_a_daemon_sets_pod_stay_and_are_told_what_to_do(playgroun
     for name, resource, count in (("nvidia", NVIDIA, 2), ("amd", AMD, 1), ("slice", "nvidia.com/mig-3g.40gb", 1)):
         for number in range(count):
             occupy(playground, f"{name}-{number}", resource)
+    playground.wait_full("l4-1", "mi210-1", "mig-1")
     bare = gpunodes.pod("bare", playground.image, memory="16Gi", sku="l4,mi210")
     bare["metadata"]["namespace"] = playground.namespace
     playground.apply(bare)

@@ -24,7 +24,7 @@ PAUSED = install.service_name(2)
 UNRESOLVED = "anygpu.invalid/unresolved"
 POD = r"/pods/[^/?]+$"
 POINTS = {
-    "having heard nothing of its promise": ("POST", r"/namespaces/anygpu-system/configmaps$", True),
+    "having heard nothing of its promise": ("PUT", r"/configmaps/node\.[^/?]+$", True),
     "before the image": ("PATCH", POD, False),
     "having heard nothing of the image": ("PATCH", POD, True),
     "before the Binding": ("POST", r"/binding$", False),

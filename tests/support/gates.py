@@ -118,6 +118,7 @@ class Gates:
 
     def settle(self) -> None:
         """Let whatever waits for no call go on, to its next call or its end."""
+
         async def turns() -> None:
             for _ in range(HOPS):
                 await asyncio.sleep(0)

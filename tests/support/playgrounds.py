@@ -6,6 +6,8 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+import install
 from cluster import Cluster
 
 Json = dict[str, Any]
@@ -53,6 +55,11 @@ class Playground:
             },
         }
 
+    def replicas(self, name: str) -> int:
+        """The pods of a Deployment that its controllers know of."""
+        path = f"/apis/apps/v1/namespaces/{self.namespace}/deployments/{name}"
+        return int(self.cluster.api("GET", path)["status"].get("replicas", 0))
+
     def apply(self, document: Json, *arguments: str, check: bool = True) -> Any:
         """kubectl apply, with its output."""
         return self.cluster.kubectl("apply", *arguments, "-f", "-", input=json.dumps(document), check=check)
@@ -81,6 +88,16 @@ class Playground:
 
     def nodes(self) -> dict[str, Json]:
         return {node["metadata"]["name"]: node for node in self.cluster.api("GET", "/api/v1/nodes")["items"]}
+
+    def wait_full(self, *names: str) -> None:
+        """Return when anygpu has heard that no device of these nodes is free: its watch may lag behind the binds."""
+
+        def full() -> bool:
+            found = httpx.get(f"{install.extender_url(self.cluster)}/nodes", trust_env=False).json()
+            devices = {node["name"]: node["devices"] for node in found}
+            return not any(each["free"] for name in names for each in devices[name])
+
+        self.wait(f"anygpu to see {', '.join(names)} full", full)
 
     def assert_within_capacity(self) -> None:
         """No node holds more of any GPU resource than it offers, counted from the API alone.
