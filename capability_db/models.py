@@ -20,7 +20,7 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from capability_db import errors, partitions
-from capability_db.sku import Format, Frozen, Positive, Provenance
+from capability_db.sku import Data, Format, Frozen, Positive, Provenance
 
 Kind = Literal["llm", "moe", "encoder", "embedding", "vision", "speech", "diffusion"]
 Count = Annotated[int, Field(ge=1)]
@@ -47,10 +47,9 @@ MOST_DEVICES: Final = 8
 """Devices of one node, where nothing else says how many."""
 
 
-class ModelProfile(Frozen):
+class ModelFigures(Data):
     """One model: its shape, or `memory_gib` as its plain need. A figure not stated is unknown."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
     kind: Kind
     precision: Format
     """The format that the published checkpoint is computed in."""
@@ -87,10 +86,9 @@ class ModelProfile(Frozen):
     """Tokens of a sequence; None: the model takes no token sequences."""
     activation_values: Count | None = None
     """Values alive at once for one item of the batch (an image), where the kind is no transformer over tokens."""
-    provenance: Provenance
 
     @model_validator(mode="after")
-    def _agrees(self) -> "ModelProfile":
+    def _agrees(self) -> "ModelFigures":
         if (self.sliding_window is None) != (self.sliding_layers is None):
             raise ValueError("sliding_window and sliding_layers go together")
         if self.sliding_layers is not None and self.layers is not None and self.sliding_layers > self.layers:
@@ -102,6 +100,13 @@ class ModelProfile(Frozen):
         if self.active_parameters and self.parameters and self.active_parameters > self.parameters:
             raise ValueError("active_parameters: more than parameters")
         return self
+
+
+class ModelProfile(ModelFigures):
+    """One model under its name."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
+    provenance: Provenance
 
     @property
     def is_sharded(self) -> bool:

@@ -3,6 +3,7 @@
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
 
 Format = Literal["fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8"]
 FORMATS: tuple[Format, ...] = ("fp64", "fp32", "tf32", "bf16", "fp16", "fp8", "fp4", "int8")
@@ -17,7 +18,13 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Link(Frozen):
+class Data(Frozen):
+    """Base of what stands in data files with its names as here, and in the API's objects in camelCase."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+
+class Link(Data):
     """What joins several devices of the model; `reach` says how far it goes without looking at the node.
 
     `node`: every device of a node is on one island by construction (SXM, OAM). `bridge`: optional bridges join
@@ -30,7 +37,7 @@ class Link(Frozen):
     reach: Literal["node", "bridge", "none"]
 
 
-class Match(Frozen):
+class Match(Data):
     """How node objects name the model: whole values, never substrings."""
 
     product: tuple[str, ...] = ()
@@ -55,14 +62,13 @@ class Provenance(Frozen):
     notes: str = ""
 
 
-class Sku(Frozen):
+class SkuFigures(Data):
     """Figures of one *card* as its sources print them; `devices_per_card` says how many devices Kubernetes sees in it.
 
     TFLOPS are dense. `tflops` holds the vector rate for fp64 and fp32 and the matrix rate for the rest;
     `matrix_tflops` holds the matrix rates of fp64 and fp32 where there are such.
     """
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=50)]
     vendor: VendorName
     architecture: str
     target: str | None = None
@@ -91,6 +97,12 @@ class Sku(Frozen):
     """Resource names that device plugins offer whole devices under, where not all of the vendor's are; empty: all."""
     devices_per_card: Annotated[int, Field(ge=1)] = 1
     match: Match
+
+
+class Sku(SkuFigures):
+    """One GPU model under its id."""
+
+    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=50)]
     provenance: Provenance
 
     @property
