@@ -156,7 +156,8 @@ class Binder:
         with self._crossing.arriving(asked.uid, asked.node, devices):
             others = self._crossing.binds(asked.node).keys() - {asked.uid}
             for name, count in devices.items() if others else ():
-                if self._fleet.room(asked.node, name, asked.uid) < count:
+                ahead = self._crossing.ahead(asked.node, name, asked.uid)
+                if self._fleet.room(asked.node, name, asked.uid) - ahead < count:
                     raise CannotBind(f"{asked.node}: its last {name} is being given to another pod; try again")
             await self._insist(asked, lambda live: self._admit(asked, pod, dry_run=dry_run, live=live), self._doors)
 
