@@ -43,6 +43,10 @@ chaos: setup ## late and claim binding at capacity, with everything failing: POD
 	@$(BIN)/python tests/chaos/chaos.py $(if $(PODS),--pods $(PODS)) $(if $(CLAIMS),--claims $(CLAIMS)) \
 	  $(if $(NODES),--nodes $(NODES)) $(if $(SEED),--seed $(SEED))
 
+.PHONY: counting
+counting: setup ## the model-based test of the counting at length: EXAMPLES=3000 sequences, some minutes
+	ANYGPU_EXAMPLES=$(or $(EXAMPLES),3000) $(BIN)/pytest -q tests/property/test_counting.py
+
 .PHONY: cluster
 cluster: setup ## a control plane with the demo's nodes and anygpu on it, for play
 	@$(BIN)/python tests/controlplane/up.py up --nodes manifests/demo/cluster.yaml

@@ -25,8 +25,9 @@ import msgspec
 import prometheus_client
 import structlog
 
+from capability_db import slices, vendors
+from scheduler import claims, kube, kubeapi, reservations, watch
 from scheduler import fleet as fleets
-from scheduler import kube, kubeapi, reservations, watch
 from scheduler.ledger import Hold, Ledger
 
 FIRST_SECONDS = 5.0
@@ -89,8 +90,8 @@ class Kind(Generic[T]):
             yield Difference(self.what, key, found, None) if key not in seen and self.known(key) is found else None
 
 
-def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
-    """Nodes, pods and, where they are watched, records of promises."""
+def kinds(fleet: fleets.Fleet, records: bool, dra: bool) -> list[Kind[Any]]:
+    """Nodes, pods and, where they are watched, records of promises, and what DRA publishes and allocates."""
     nodes: Kind[kube.Node] = Kind(
         "node",
         lambda api: {each.metadata.name: each for each in watch.list_all(api, "/api/v1/nodes", kube.Node)},
@@ -115,7 +116,25 @@ def kinds(fleet: fleets.Fleet, records: bool) -> list[Kind[Any]]:
         lambda one, other: one.entries == other.entries,
         lambda node, record: fleet.apply_reservations(record) if record else fleet.remove_reservations(node),
     )
-    return [nodes, pods, *([promised] if records else [])]
+    published: Kind[slices.ResourceSlice] = Kind(
+        "slice",
+        _slices,
+        lambda: list(fleet.slices_by_name().items()),
+        lambda name: fleet.slices_by_name().get(name),
+        lambda one, other: one.spec == other.spec,
+        lambda name, found: fleet.apply_slice(found) if found else fleet.remove_slice(fleet.slices_by_name()[name]),
+    )
+    claimed: Kind[tuple[slices.Taken, ...]] = Kind(
+        "claim",
+        _claims,
+        lambda: list(fleet.held_by_claims.items()),
+        lambda uid: fleet.held_by_claims.get(uid),
+        lambda one, other: one == other,
+        lambda uid, taken: fleet.apply_taken(uid, taken or ()),
+    )
+    found: list[Kind[Any]] = [nodes, pods]
+    found += [promised] if records else []
+    return found + ([published, claimed] if dra else [])
 
 
 def _running(api: kubeapi.Api) -> dict[str, kube.Pod]:
@@ -126,6 +145,26 @@ def _running(api: kubeapi.Api) -> dict[str, kube.Pod]:
 def _records(api: kubeapi.Api) -> dict[str, reservations.Record]:
     found = watch.list_all(api, reservations.COLLECTION, kube.ConfigMap, reservations.SELECTOR)
     return {record.node: record for each in found if (record := reservations.of(each))}
+
+
+def _slices(api: kubeapi.Api) -> dict[str, slices.ResourceSlice]:
+    found = _optional(api, f"{claims.PATH}/resourceslices", slices.ResourceSlice)
+    return {each.metadata.name: each for each in found if each.spec.node_name and vendors.of_driver(each.spec.driver)}
+
+
+def _claims(api: kubeapi.Api) -> dict[str, tuple[slices.Taken, ...]]:
+    found = _optional(api, f"{claims.PATH}/resourceclaims", claims.Claim)
+    return {claims.identity(each): taken for each in found if (taken := tuple(claims.taken([each])))}
+
+
+def _optional(api: kubeapi.Api, path: str, kind: type[T]) -> list[T]:
+    """The objects of a kind that the API server need not serve."""
+    try:
+        return watch.list_all(api, path, kind)
+    except kubeapi.ApiError as error:
+        if error.status == watch.NOT_FOUND:
+            return []
+        raise
 
 
 Object = TypeVar("Object", kube.Node, kube.Pod)
@@ -153,10 +192,11 @@ class Audit:
         synced: Callable[[], bool],
         *,
         records: bool,
+        dra: bool = False,
         sleep: Sleep = asyncio.sleep,
     ) -> None:
         self._api, self._fleet, self._synced, self._sleep = api, fleet, synced, sleep
-        self._kinds = kinds(fleet, records)
+        self._kinds = kinds(fleet, records, dra)
 
     async def run(self, interval: float = INTERVAL_SECONDS) -> None:
         """Audit until cancelled, for the first time soon."""
@@ -264,11 +304,13 @@ class Objects:
     nodes: list[kube.Node]
     pods: list[kube.Pod]
     records: list[reservations.Record]
+    claims: dict[str, tuple[slices.Taken, ...]]
 
     @classmethod
     def of(cls, fleet: fleets.Fleet) -> "Objects":
         """Those of a table as it is now."""
-        return cls([row.node for row in fleet.rows.values()], list(fleet.pods()), list(fleet.reservations.values()))
+        nodes = [row.node for row in fleet.rows.values()]
+        return cls(nodes, list(fleet.pods()), list(fleet.reservations.values()), dict(fleet.held_by_claims))
 
     def put_into(self, fleet: fleets.Fleet) -> Iterator[None]:
         """Have a table know them all, one a step."""
@@ -280,6 +322,9 @@ class Objects:
             yield
         for record in self.records:
             fleet.apply_reservations(record)
+            yield
+        for uid, taken in self.claims.items():
+            fleet.apply_taken(uid, taken)
             yield
 
 
@@ -320,6 +365,8 @@ class Sums:
     """By node."""
     ledger: Held
     promises: Held
+    claimed: dict[slices.Key, dict[str, slices.Taken]]
+    """By device and claim."""
 
     @classmethod
     def of(cls, fleet: fleets.Fleet) -> "Sums":
@@ -331,6 +378,7 @@ class Sums:
             {name: dict(row.usage.pods) for name, row in rows},
             Held.of(fleet.ledger, names),
             Held.of(fleet.promises, names),
+            {key: dict(taken) for key, taken in fleet.claimed.items()},
         )
 
 
@@ -338,6 +386,7 @@ def wrong_sums(have: Sums, want: Sums, pods: Collection[kube.Pod]) -> Iterator[D
     """What a table counts otherwise than one that was made anew of its objects; None for each agreement."""
     yield from _unlike("amounts", have.amounts, want.amounts)
     yield from _unlike("pods on a node", have.pods, want.pods)
+    yield from _unlike("claims on a device", have.claimed, want.claimed)
     known = set()
     for pod in pods:
         known.add(pod.identity)

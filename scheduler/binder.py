@@ -15,6 +15,7 @@ conflict, and only then leaving the record. Bound pods are counted as pods, whoe
 import asyncio
 import datetime
 import random
+import re
 import time
 import weakref
 from collections.abc import Callable, Collection, Mapping
@@ -74,6 +75,8 @@ class Arguments(msgspec.Struct, frozen=True):
 
 
 _decoder = msgspec.json.Decoder(Arguments)
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
+"""What the API takes as a name (RFC 1123 subdomain)."""
 
 
 def decode(body: bytes) -> Arguments:
@@ -83,8 +86,10 @@ def decode(body: bytes) -> Arguments:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise errors.InvalidInput(f"the body is no ExtenderBindingArgs: {error}") from error
     for field in ("name", "namespace", "node"):
-        if not getattr(asked, field) or "/" in getattr(asked, field):
-            raise errors.InvalidInput(f"the body is no ExtenderBindingArgs: {field} {getattr(asked, field)!r}")
+        if not _NAME.fullmatch(getattr(asked, field)):
+            raise errors.InvalidInput(f"the body is no ExtenderBindingArgs: {field} {getattr(asked, field)[:80]!r}")
+    if not asked.uid:
+        raise errors.InvalidInput("the body is no ExtenderBindingArgs: uid is empty; kube-scheduler names the pod's")
     return asked
 
 
@@ -156,7 +161,8 @@ class Binder:
         with self._crossing.arriving(asked.uid, asked.node, devices):
             others = self._crossing.binds(asked.node).keys() - {asked.uid}
             for name, count in devices.items() if others else ():
-                if self._fleet.room(asked.node, name, asked.uid) < count:
+                ahead = self._crossing.ahead(asked.node, name, asked.uid)
+                if self._fleet.room(asked.node, name, asked.uid) - ahead < count:
                     raise CannotBind(f"{asked.node}: its last {name} is being given to another pod; try again")
             await self._insist(asked, lambda live: self._admit(asked, pod, dry_run=dry_run, live=live), self._doors)
 
@@ -200,7 +206,8 @@ class Binder:
                 CONFLICTS.inc()
                 if not left:
                     raise CannotBind(
-                        f"{asked.key}: somebody else kept writing at the same time ({error}); try again"
+                        f"{asked.key}: the API kept refusing the write, as if somebody else wrote at the same time "
+                        f"({error}); try again"
                     ) from error
                 await asyncio.sleep(PAUSE_SECONDS * random.uniform(0.5, 2) * (TRIES - left))  # noqa: S311
         raise AssertionError("unreachable")
@@ -230,7 +237,7 @@ class Binder:
             return decision.read(pod.annotations)
         made = decision.read(pod.annotations) if asks.concerns(pod, self._fleet.opted_out) else None
         if made is not None and made.binding == "claim":
-            claimed = await self._claimed(document, made, asked.node)
+            claimed = await self._claimed(document, made, node)
             await self._write(asked, document, claimed)
             return claimed.decision
         given, devices = self._choose(pod, made, node)
@@ -431,7 +438,7 @@ class Binder:
             await asyncio.to_thread(self._api.post, f"{asked.path}/binding", posted)
         except kubeapi.ApiError as error:
             if error.status == CONFLICT:
-                raise _Conflict(f"pod {asked.key}") from error
+                raise _Conflict(f"pod {asked.key}: {error}") from error
             if error.status == NOT_FOUND:
                 raise CannotBind(f"pod {asked.key} is gone") from error
             if 400 <= error.status < 500 and error.status != 429:
@@ -447,16 +454,18 @@ class Binder:
             return
         raise error
 
-    async def _claimed(self, document: Json, made: decision.Decision, node: str) -> binding.Outcome:
-        """What DRA has given the pod; raises CannotBind where that is nothing, or nothing that we know."""
-        namespace = document["metadata"]["namespace"]
+    async def _claimed(self, document: Json, made: decision.Decision, where: kube.Node) -> binding.Outcome:
+        """What DRA has given the pod; raises CannotBind where that is nothing, nothing that we know, or elsewhere."""
+        namespace, uid, node = document["metadata"]["namespace"], document["metadata"]["uid"], where.metadata.name
         name = claims.claim_name(document)
         if name is None:
             raise CannotBind(f"pod {namespace}/{document['metadata']['name']} has no ResourceClaim of anygpu's yet")
         path = f"/apis/resource.k8s.io/v1/namespaces/{namespace}/resourceclaims/{name}"
-        claim = await self._get(path, f"ResourceClaim {namespace}/{name} does not exist")
+        claim = claims.to_claim(await self._get(path, f"ResourceClaim {namespace}/{name} does not exist"))
         try:
-            devices = [self._fleet.device_of(each) for each in claims.allocated(claims.to_claim(claim))]
+            devices = [self._fleet.device_of(each) for each in claims.allocated(claim)]
+            pod = f"{namespace}/{document['metadata']['name']}"
+            claims.check_place(claim, pod, uid, node, where.metadata.labels or {})
         except (claims.ClaimError, fleets.UnknownDevice) as error:
             raise CannotBind(str(error)) from error
         given = [(binding.alternative(made, device), device) for device in devices]

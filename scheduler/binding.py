@@ -62,6 +62,22 @@ def names(ask: offers.Ask, fleet: fleets.Fleet) -> tuple[str, ...]:
     return tuple(device.resource for device in sorted(chosen, key=lambda each: _preference(ask, each)))
 
 
+def left_out(ask: offers.Ask, fleet: fleets.Fleet, carried: Sequence[str]) -> tuple[str, ...]:
+    """What the pod's decision says of names that would serve it too, and that stand beside one it carries on a node."""
+    free = dataclasses.replace(ask, needs=ask.needs.model_copy(update={"resources": ()}))
+    found: list[str] = []
+    for name in sorted(_best(free, fleet.classes()).keys() - {*carried}):
+        for row in fleet.rows.values():
+            listed = vendors.gpu_resources({**row.capacity, **row.allocatable})
+            other = next((each for each in carried if each in listed), None)
+            if name in listed and other:
+                found.append(
+                    f"late without {name}: node {row.name} lists it beside {other}, and would be asked for both"
+                )
+                break
+    return tuple(found)
+
+
 def _devices(ask: offers.Ask, rows: Sequence[fleets.Row]) -> dict[str, int]:
     """Resource name -> devices that nodes offer under it and that meet the needs, free or not."""
     classes = {id(pool.device): pool.device for row in rows for pool in row.facts.pools}

@@ -6,7 +6,8 @@ are), and that of one node's devices the best is taken (kube-scheduler takes the
 ClaimError              what a claim says cannot be bound
 ├── NotAllocated        nothing was allocated to it
 ├── UnknownDriver       a driver that is none of ours allocated a device
-└── SeveralVendors      no image runs on what it was allocated
+├── SeveralVendors      no image runs on what it was allocated
+└── ElsewhereAllocated  what it was allocated is for another node, or another pod
 """
 
 import dataclasses
@@ -22,12 +23,13 @@ from capability_db import node_facts, quantities, slices, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass
 from capability_db.sku import FORMATS, Sku, VendorName
-from scheduler import errors, fit, kube, score
+from scheduler import decision, errors, fit, kube, score
 from scheduler.needs import Needs
 
 Json = dict[str, Any]
 
 API_VERSION = "resource.k8s.io/v1"
+PATH = f"/apis/{API_VERSION}"
 GPU_RESOURCE = "anygpu.io/gpu"
 """The extended resource of the neutral DeviceClass, for pods of users' own that need nothing in particular. We never
 inject it: where a bind's answer is lost kube-scheduler deletes the claim behind it, though the pod is bound
@@ -63,6 +65,10 @@ class UnknownDriver(ClaimError):
 
 class SeveralVendors(ClaimError):
     """The allocated devices are of several vendors, so no image runs on all."""
+
+
+class ElsewhereAllocated(ClaimError):
+    """The allocated devices are for another node, or for another pod."""
 
 
 # --- Needs -> a template ----------------------------------------------------------------------------------------------
@@ -109,6 +115,14 @@ def template_spec(
     if constraints:
         devices["constraints"] = constraints
     return {"spec": {"devices": devices}}
+
+
+def admitted(alternatives: Iterable[decision.Alternative]) -> dict[VendorName, set[str]]:
+    """The SKUs of each vendor on which a decision's images run."""
+    found: dict[VendorName, set[str]] = {}
+    for each in alternatives:
+        found.setdefault(each.vendor, set()).update(each.skus)
+    return found
 
 
 def template_name(spec: Json) -> str:
@@ -339,12 +353,21 @@ class Allocation(kube.Base, frozen=True):
     """What kube-scheduler gave a claim."""
 
     devices: AllocatedDevices = AllocatedDevices()
+    node_selector: kube.NodeSelector | None = None
+    """The nodes that can reach the devices; None: all."""
+
+
+class Consumer(kube.Base, frozen=True):
+    """One that may use a claim."""
+
+    uid: str = ""
 
 
 class ClaimStatus(kube.Base, frozen=True):
     """What of a claim's status matters."""
 
     allocation: Allocation | None = None
+    reserved_for: list[Consumer] | None = None
 
 
 class Claim(kube.Base, frozen=True):
@@ -369,6 +392,11 @@ def claim_name(pod: Mapping[str, Any]) -> str | None:
     return made
 
 
+def identity(claim: Claim) -> str:
+    """What tells a claim from every other: its uid, or in a snapshot without uids its place."""
+    return claim.metadata.uid or f"{claim.metadata.namespace}/{claim.metadata.name}"
+
+
 def allocated(claim: Claim) -> tuple[slices.Key, ...]:
     """The devices that a claim was allocated, all of one vendor; raises ClaimError saying why nothing can be bound."""
     name = f"ResourceClaim {claim.metadata.namespace or 'default'}/{claim.metadata.name}"
@@ -383,6 +411,17 @@ def allocated(claim: Claim) -> tuple[slices.Key, ...]:
         drivers = " and ".join(sorted({each.driver for each in results}))
         raise SeveralVendors(f"{name}: devices of {drivers} are allocated to it, and no image runs on both")
     return tuple((each.driver, each.pool, each.device) for each in results)
+
+
+def check_place(claim: Claim, pod: str, uid: str, node: str, labels: Mapping[str, str]) -> None:
+    """Raise ElsewhereAllocated unless the claim's devices are for this pod, and can be reached from this node."""
+    name = f"ResourceClaim {claim.metadata.namespace or 'default'}/{claim.metadata.name}"
+    selector = claim.status.allocation.node_selector if claim.status.allocation else None
+    terms = selector.node_selector_terms or [] if selector else []
+    if selector is not None and not any(kube.term_holds(term, node, labels) for term in terms):
+        raise ElsewhereAllocated(f"{name}: the devices allocated to it cannot be reached from node {node}")
+    if all(each.uid != uid for each in claim.status.reserved_for or ()):
+        raise ElsewhereAllocated(f"{name}: is not reserved for pod {pod}; kube-scheduler reserves before it binds")
 
 
 def taken(claims: Iterable[Claim]) -> Iterator[slices.Taken]:

@@ -54,7 +54,7 @@ def tasks(
     if "claim" in bindings:
         loops.append(Loop("cleaning of templates", TEMPLATES_SECONDS, lambda: templates.clean(api, fleet, time.time())))
     found = [_forever(each, acts if each.leads else synced) for each in loops]
-    found.append(audit.Audit(api, fleet, synced, records=binder is not None).run())
+    found.append(audit.Audit(api, fleet, synced, records=binder is not None, dra="claim" in bindings).run())
     return [*found, rescuer.run()] if rescuer is not None else found
 
 

@@ -1,9 +1,10 @@
 """Two schedulers, one node: pods that another scheduler is about to bind, and binds of ours that are under way.
 
 The node's record counts every Binding, those of other schedulers by our webhook, which fails open: while this process
-is down, a pod that was let through before could still take a device that was given away a moment ago. So a bind of ours
-lets those pass that were let through before it, and while it is under way, and a moment longer, nobody is let through
-to devices that it may take. All of this is of the last seconds of one process; what is promised stands in the API.
+is down, all that were let through before can still take devices that were given away a moment ago. So a bind of ours
+lets those pass that were let through before it, and while it is under way, and a moment longer, others are let through
+only to what it and those before them leave. All of this is of the last seconds of one process; what is promised stands
+in the API.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ from scheduler import kube
 
 PASS_SECONDS = 3.0
 """How long a pod that was let through may take to show up on its node: its scheduler binds it at once."""
-LINGER_SECONDS = 1.0
+LINGER_SECONDS = 2.0
 """How long after a bind other schedulers may not know of it."""
 
 
@@ -85,6 +86,10 @@ class Crossing:
             for name, count in self._passing[uid].devices.items() if uid in self._passing else ():
                 found[name] = found.get(name, 0) + count
         return found
+
+    def ahead(self, node: str, resource: str, besides: kube.PodUid) -> int:
+        """Devices of a resource that other pods, let through before, may be taking on a node just now."""
+        return self.demand(uid for uid in self.passing(node, (resource,)) if uid != besides).get(resource, 0)
 
     def passed(self, uid: kube.PodUid) -> None:
         """Note that a pod is bound, or gone."""

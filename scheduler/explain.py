@@ -118,12 +118,12 @@ def _waits(survey: offers.Survey, made: decision.Decision | None) -> tuple[str, 
     if fits:
         return (
             f"waits, though nodes fit ({len(fits)}): kube-scheduler has not come to it, or has its own reasons",
-            None,
+            advice if made is not None and made.binding == "claim" else None,
         )
     could = [verdict for verdict in survey.verdicts if verdict.offer]
     if could:
         return f"waits: nodes that could serve it: {len(could)}, none can now ({offers.in_words(could)})", advice
-    return "waits: no node of the cluster could serve it as it is", None
+    return "waits: no node of the cluster could serve it as it is", advice if open_ else None
 
 
 def as_written(pod: kube.Pod, made: decision.Decision | None) -> kube.Pod:

@@ -99,7 +99,10 @@ def _crossing(pod: kube.Pod, names: list[str], fleet: fleets.Fleet, between: cro
         name: CROSSING
         for name in names
         if between.binds(name)
-        and any(fleet.room(name, resource, pod.identity) < count for resource, count in takes.items())
+        and any(
+            fleet.room(name, resource, pod.identity) - between.ahead(name, resource, pod.identity) < count
+            for resource, count in takes.items()
+        )
     }
     for name in kept:
         between.hold_back(name)

@@ -9,7 +9,6 @@ from scheduler import claims, control, kube, needs, quota, rescue, reservations,
 from scheduler import fleet as fleets
 
 T = TypeVar("T")
-DRA = "/apis/resource.k8s.io/v1"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -158,7 +157,7 @@ def _device_classes(fleet: fleets.Fleet) -> Feed[kube.DeviceClass]:
         known.pop(found.metadata.name, None)
         fleet.device_classes = known if gone else known | {found.metadata.name: found.spec.extended_resource_name}
 
-    return Feed(f"{DRA}/deviceclasses", kube.DeviceClass, on_list, on_event, optional=True)
+    return Feed(f"{claims.PATH}/deviceclasses", kube.DeviceClass, on_list, on_event, optional=True)
 
 
 def _slices(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[slices.ResourceSlice]:
@@ -170,7 +169,7 @@ def _slices(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[slices.R
         (fleet.remove_slice if gone else fleet.apply_slice)(found)
         _nudge(writer)
 
-    return Feed(f"{DRA}/resourceslices", slices.ResourceSlice, on_list, on_event, optional=True)
+    return Feed(f"{claims.PATH}/resourceslices", slices.ResourceSlice, on_list, on_event, optional=True)
 
 
 def _claims(fleet: fleets.Fleet) -> Feed[claims.Claim]:
@@ -180,4 +179,4 @@ def _claims(fleet: fleets.Fleet) -> Feed[claims.Claim]:
     def on_event(found: claims.Claim, gone: bool) -> None:
         (fleet.remove_claim if gone else fleet.apply_claim)(found)
 
-    return Feed(f"{DRA}/resourceclaims", claims.Claim, on_list, on_event, optional=True)
+    return Feed(f"{claims.PATH}/resourceclaims", claims.Claim, on_list, on_event, optional=True)

@@ -114,8 +114,8 @@ class Fleet:
         """By node, then by name."""
         self._devices: dict[slices.Key, node_facts.DeviceClass] = {}
         self._claimed: dict[slices.Key, dict[str, slices.Taken]] = {}
-        self._claims: dict[str, list[slices.Key]] = {}
-        """What each claim holds, by its uid."""
+        self._claims: dict[str, tuple[slices.Taken, ...]] = {}
+        """What each claim holds, by its uid; those that hold nothing are not there."""
 
     def apply_node(self, node: kube.Node) -> None:
         """Take a node as it is now."""
@@ -173,21 +173,36 @@ class Fleet:
 
     def apply_claim(self, claim: claims.Claim) -> None:
         """Take a ResourceClaim as it is now: what it was allocated it holds."""
-        uid = claim.metadata.uid or f"{claim.metadata.namespace}/{claim.metadata.name}"
-        self.remove_claim(claim)
-        found = list(claims.taken([claim]))
-        for each in found:
-            self._claimed.setdefault(each.key, {})[uid] = each
-        if found:
-            self._claims[uid] = [each.key for each in found]
+        self.apply_taken(claims.identity(claim), tuple(claims.taken([claim])))
 
     def remove_claim(self, claim: claims.Claim) -> None:
         """Forget a ResourceClaim and what it held."""
-        uid = claim.metadata.uid or f"{claim.metadata.namespace}/{claim.metadata.name}"
-        for key in self._claims.pop(uid, ()):
-            self._claimed[key].pop(uid, None)
-            if not self._claimed[key]:
-                del self._claimed[key]
+        self.apply_taken(claims.identity(claim), ())
+
+    def apply_taken(self, uid: str, taken: tuple[slices.Taken, ...]) -> None:
+        """Take what a claim holds now; empty: nothing, or it is gone."""
+        for each in self._claims.pop(uid, ()):
+            self._claimed[each.key].pop(uid, None)
+            if not self._claimed[each.key]:
+                del self._claimed[each.key]
+        for each in taken:
+            self._claimed.setdefault(each.key, {})[uid] = each
+        if taken:
+            self._claims[uid] = taken
+
+    @property
+    def held_by_claims(self) -> Mapping[str, tuple[slices.Taken, ...]]:
+        """What each claim that holds anything holds, by its uid."""
+        return self._claims
+
+    @property
+    def claimed(self) -> Mapping[slices.Key, Mapping[str, slices.Taken]]:
+        """What claims hold of each device, by the claim's uid."""
+        return self._claimed
+
+    def slices_by_name(self) -> dict[str, slices.ResourceSlice]:
+        """The ResourceSlices that say something to us, by name."""
+        return {name: each for names in self._slices.values() for name, each in names.items()}
 
     def replace_dra(
         self, found: Iterable[slices.ResourceSlice] | None = None, held: Iterable[claims.Claim] | None = None
@@ -195,7 +210,7 @@ class Fleet:
         """Take whole lists of ResourceSlices, of ResourceClaims, or of both."""
         if found is not None:
             there = {each.metadata.name: each for each in found}
-            for known in [each for names in self._slices.values() for each in names.values()]:
+            for known in self.slices_by_name().values():
                 if known.metadata.name not in there:
                     self.remove_slice(known)
             for each in there.values():
@@ -409,11 +424,16 @@ class Fleet:
         """
         nodes = [row.node for row in self.rows.values()]
         pods, records = list(self._pods.values()), list(self.reservations.values())
+        held = dict(self._claims)
         # Not by removing each object: what is wrong within may not let itself be taken apart.
         tables = (self._usage, self._pods, self._requests, self._promised, self._nominated)
         for table in (self.rows, self.reservations, *tables):
             table.clear()
         self.ledger, self.promises = Ledger(), Ledger()
+        self._claimed.clear()  # the rows share it
+        self._claims.clear()
+        for uid, taken in held.items():
+            self.apply_taken(uid, taken)
         self.replace(nodes, pods, records)
 
     def pod(self, namespace: str, name: str) -> kube.Pod | None:

@@ -88,6 +88,14 @@ def fate(owner: kube.OwnerReference | None) -> Fate:
             )
 
 
+def counts_rejected(owner: kube.OwnerReference) -> str:
+    """What a Job does about a pod that its kubelet rejected, and what helps: the pod failed, and stays counted."""
+    return (
+        f"{named(owner)} counts it as a failed pod, and makes another while its backoffLimit allows: with binding late "
+        "leave a Job a backoffLimit above 0"
+    )
+
+
 class FailurePattern(kube.Base, frozen=True):
     """A pod condition that a rule looks for."""
 

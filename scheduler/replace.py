@@ -69,13 +69,15 @@ class Hands:
 
     def rejected(self, pod: kube.Pod, why: str) -> Outcome:
         """Remove a late pod that its kubelet rejected, where its owner would leave it lying about."""
-        if owners.kind(owners.controller(pod)) in ("stateful", "daemons", "job"):
-            return Outcome.GONE  # the first two remove failed pods themselves; a Job counts and keeps them
+        if owners.kind(owners.controller(pod)) in ("stateful", "daemons"):
+            return Outcome.GONE  # they remove failed pods themselves
         live = self._live(pod)
         if live is None or not _rejected(live):
             return Outcome.GONE
         pod = kube.to_pod(live)
         owner = owners.controller(pod)
+        if owner is not None and owners.kind(owner) == "job":
+            return self._tell(pod, owner, f"{why}; {owners.counts_rejected(owner)}")
         if owner is None or owners.kind(owner) != "replicas":
             return self._tell(pod, owner, f"{why}; {owners.fate(owner).says}")
         return self._replace(pod, owner, live, why, f"{owners.named(owner)} makes a new pod by itself", _rejected)

@@ -24,7 +24,7 @@ MAX_BODY_BYTES = 64 * 1024 * 1024
 BIND_SECONDS = 8.0
 """Less than the extender entry's httpTimeout: kube-scheduler hears why, and its next try meets no surprise."""
 NOT_SYNCED = "anygpu has not read the cluster yet"
-NO_BINDER = "anygpu serves a snapshot, which nothing can be bound in"
+NO_BINDER = "anygpu binds nothing here: it serves a snapshot, or --bindings names neither late nor claim"
 
 log = structlog.get_logger()
 

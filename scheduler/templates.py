@@ -1,8 +1,8 @@
 """ResourceClaimTemplates of claim pods: one for each distinct need in a namespace, made at admission, removed unused.
 
 A template's name is the hash of what it says, so making one twice makes the same one. Each admission that relies on
-one notes the time on it; the cleaner removes those that no pod names and nobody relied on lately, under the version
-that it read.
+one makes it, if it is not there, and notes the time on it; the cleaner removes those that no pod names and nobody
+relied on lately, under the version that it read, and makes anew those that a waiting pod names and somebody removed.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Any
 
 import structlog
 
-from scheduler import claims, feeds, kube, kubeapi, watch
+from scheduler import asks, claims, decision, errors, kube, kubeapi, watch
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -22,6 +22,7 @@ USED_AT = "anygpu.io/used-at"
 KEEP_SECONDS = 600.0
 """How long a template outlives its last admission at least: much longer than a pod takes to show in the watch."""
 TOUCH_SECONDS = 60.0
+ALREADY_THERE = 409
 CONFLICTS = (404, 409)
 MAX_KNOWN = 4096
 
@@ -40,16 +41,16 @@ class Templates:
         """Have the template in its namespace, marked as used now; raises what watch.BROKEN names."""
         metadata = template["metadata"]
         key, now = (metadata["namespace"], metadata["name"]), self._clock()
-        if now - self._touched.get(key, 0.0) < TOUCH_SECONDS:
-            return
         mark = {"metadata": {"annotations": {USED_AT: _stamp(now)}}}
         path = path_of(metadata["namespace"])
         try:
             marked = {**template, "metadata": {**metadata, **mark["metadata"]}}
             await asyncio.to_thread(self._api.post, path, marked)
         except kubeapi.ApiError as error:
-            if error.status != 409:
+            if error.status != ALREADY_THERE:
                 raise
+            if now - self._touched.get(key, 0.0) < TOUCH_SECONDS:
+                return
             # Removed since? Then the next call makes it; this pod is refused, and made again by its controller.
             await asyncio.to_thread(self._api.patch, f"{path}/{metadata['name']}", mark)
         if len(self._touched) >= MAX_KNOWN:
@@ -62,8 +63,11 @@ class _Template(kube.Base, frozen=True):
 
 
 async def clean(api: kubeapi.Api, fleet: fleets.Fleet, now: float) -> int:
-    """Remove the templates that nothing uses; says how many. Raises what watch.BROKEN names."""
-    path = f"{feeds.DRA}/resourceclaimtemplates"
+    """Remove the templates that nothing uses, and make those that are missing; says how many were removed.
+
+    Raises what watch.BROKEN names.
+    """
+    path = f"{claims.PATH}/resourceclaimtemplates"
     selector = {"labelSelector": f"{claims.TEMPLATE_LABEL}=true"}
     try:
         found = await asyncio.to_thread(watch.list_all, api, path, _Template, selector)
@@ -72,10 +76,14 @@ async def clean(api: kubeapi.Api, fleet: fleets.Fleet, now: float) -> int:
             return 0  # no DRA here
         raise
     named = {
-        (pod.metadata.namespace or "default", each.resource_claim_template_name)
+        (pod.metadata.namespace or "default", each.resource_claim_template_name): pod
         for pod in fleet.pods()
         for each in pod.spec.resource_claims or ()
     }
+    there = {(each.metadata.namespace, each.metadata.name) for each in found}
+    for key, pod in named.items():
+        if key not in there and not pod.spec.node_name:
+            await _make_anew(api, fleet, pod, key[1] or "", now)
     removed = 0
     for each in found:
         metadata = each.metadata
@@ -98,9 +106,31 @@ async def clean(api: kubeapi.Api, fleet: fleets.Fleet, now: float) -> int:
     return removed
 
 
+async def _make_anew(api: kubeapi.Api, fleet: fleets.Fleet, pod: kube.Pod, name: str, now: float) -> None:
+    """Make the template that a waiting pod of ours names, if its needs still make the same."""
+    made = decision.read(pod.annotations)
+    if made is None or made.binding != "claim":
+        return  # somebody else's
+    try:
+        document = claims.template(pod.metadata.namespace or "default", _spec_of(pod, made, fleet))
+    except errors.AnygpuError as error:
+        log.warning("a template cannot be made anew", pod=pod.key, name=name, error=str(error))
+        return
+    if document["metadata"]["name"] != name:
+        log.warning("a template cannot be made anew: the pod's needs make another now", pod=pod.key, name=name)
+        return
+    await Templates(api, lambda: now).ensure(document)
+    log.info("template made anew", pod=pod.key, name=name)
+
+
+def _spec_of(pod: kube.Pod, made: decision.Decision, fleet: fleets.Fleet) -> Json:
+    question = asks.read(pod, fleet.catalogue)
+    return claims.template_spec(question.needs, claims.admitted(made.alternatives), fleet.catalogue, fleet.classes())
+
+
 def path_of(namespace: str) -> str:
     """The API path of a namespace's templates."""
-    return f"{feeds.DRA}/namespaces/{namespace}/resourceclaimtemplates"
+    return f"{claims.PATH}/namespaces/{namespace}/resourceclaimtemplates"
 
 
 def _stamp(now: float) -> str:

@@ -58,8 +58,11 @@ def write(document: Json, made: decision.Decision, besides: Besides) -> Json:
     if made.images:
         annotations[needs.REQUESTED_IMAGE] = json.dumps(dict.fromkeys(made.images, besides.image), sort_keys=True)
     metadata["annotations"] = annotations
+    labels = {key: value for key, value in (metadata.get("labels") or {}).items() if key != needs.BINDING_LABEL}
     if made.binding != "early":
-        metadata["labels"] = {**(metadata.get("labels") or {}), needs.BINDING_LABEL: made.binding}
+        labels[needs.BINDING_LABEL] = made.binding
+    if labels or metadata.get("labels"):
+        metadata["labels"] = labels
     if made.binding == "late":
         spec["schedulerName"] = binding.SCHEDULER
     for container in _containers(spec):

@@ -51,6 +51,7 @@ def admit(
     pod names rules out every GPU.
     """
     question = _decidable(pod, question)
+    _check_digest(question, image)
     never = fit.impossible(question.needs, fleet.catalogue, fleet.classes())
     if never:
         raise errors.InvalidNeeds([never])
@@ -109,6 +110,8 @@ class _Given:
     alternatives: tuple[decision.Alternative, ...] = ()
     template: Json | None = None
     """The ResourceClaimTemplate that the pod claims by; None: it claims nothing, or by a resource name."""
+    left_out: tuple[str, ...] = ()
+    """Names that would serve it and that it cannot carry, and why."""
 
 
 def _decidable(pod: kube.Pod, question: asks.Question) -> asks.Question:
@@ -124,6 +127,18 @@ def _decidable(pod: kube.Pod, question: asks.Question) -> asks.Question:
     if not pod.spec.node_name or how == "early":
         return question
     return dataclasses.replace(question, needs=question.needs.model_copy(update={"binding": "early"}))
+
+
+def _check_digest(question: asks.Question, image: resolve.Resolved) -> None:
+    """Refuse to leave the vendor open for an image that is one vendor's, and does not say whose."""
+    how = question.needs.binding
+    if how != "early" and image.pinned_by_user and len(question.needs.vendors) != 1:
+        raise errors.InvalidNeeds(
+            [
+                f"anygpu.io/binding: {how} leaves the vendor open, but image {image.requested} is pinned by digest, "
+                "which is one vendor's image; name that vendor (anygpu.io/vendor), or give the image by tag"
+            ]
+        )
 
 
 def _check_names(how: needs.Binding, names: tuple[str, ...], fleet: fleets.Fleet) -> None:
@@ -172,11 +187,9 @@ def _open(
     template: Json | None = None
     injected: dict[str, int] = dict.fromkeys(names, question.needs.gpus)
     if question.needs.binding == "claim":
-        runs_on = {each.vendor: frozenset[str]() for each in alternatives}
-        for each in alternatives:
-            runs_on[each.vendor] |= {*each.skus}
         injected = {claims.MARKER: 1}
-        spec = claims.template_spec(question.needs, runs_on, fleet.catalogue, fleet.classes())
+        admitted = claims.admitted(alternatives)
+        spec = claims.template_spec(question.needs, admitted, fleet.catalogue, fleet.classes())
         template = claims.template(pod.metadata.namespace or "default", spec)
     return _Given(
         injected,
@@ -185,6 +198,7 @@ def _open(
         terms,
         alternatives,
         template,
+        binding.left_out(ask, fleet, names) if question.needs.binding == "late" else (),
     )
 
 
@@ -227,7 +241,7 @@ def _decide(
         node=choice.node,
         images=dict(given.images),
         reason=_reason(question.needs, choice, survey),
-        kept=_kept(pod, question, image),
+        kept=(*_kept(pod, question, image), *given.left_out),
         rejected=_rejections(survey),
         injected=dict(given.injected),
         alternatives=given.alternatives,
@@ -244,8 +258,9 @@ def _reason(needed: needs.Needs, choice: offers.Choice, survey: offers.Survey) -
         first = f"of vendor {','.join(needed.vendors)}, in this order, " if len(needed.vendors) > 1 else ""
         return f"{where} on {choice.node}: {first}{best} (objective {needed.objective}); nodes that fit now: {fitting}"
     if choice.nodes:
-        why = offers.in_words(verdict for verdict in survey.verdicts if verdict.offer)
-        return f"waits for {where}: nodes that could serve it: {choice.nodes}, none can now ({why})"
+        could = [verdict for verdict in survey.verdicts if verdict.offer]
+        nodes = choice.nodes if needed.binding == "early" else len(could)
+        return f"waits for {where}: nodes that could serve it: {nodes}, none can now ({offers.in_words(could)})"
     changes = offers.smallest_changes(survey.verdicts)
     hint = f"; a node would fit with {' or '.join(changes)}" if changes else ""
     why = offers.in_words(each for each in survey.verdicts if each.reason != offers.OTHER_NODE)

@@ -313,6 +313,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = [name for name in asked.phases if name not in PHASES]
     if unknown:
         parser.error(f"--phases: {unknown[0]!r} is not one of {', '.join(PHASES)}")
+    try:  # what cannot be planned is said before anything is started
+        plan.late(asked.pods, asked.nodes, "image", NAMESPACE, 0)
+        plan.claims(asked.claims, asked.nodes, "image", NAMESPACE, 0)
+    except ValueError as error:
+        parser.error(f"--pods {asked.pods} --claims {asked.claims} --nodes {asked.nodes}: {error}")
     if asked.seed is None:
         asked.seed = random.SystemRandom().randrange(10**6)
     build.say(f"seed {asked.seed}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +13,13 @@ import gpunodes
 import httpx
 import install
 import pytest
+from kubernetes import config
 from playgrounds import Playground
+
+from capability_db.catalogue import Catalogue
+from scheduler import feeds, kubeapi, watch
+from scheduler import fleet as fleets
+from scheduler import templates as cleaning
 
 pytestmark = pytest.mark.cluster
 
@@ -103,6 +111,45 @@ def test_a_dry_run_makes_no_template(dra: Playground) -> None:
     assert templates(dra) == []
 
 
+def names_of(objects: list[Json]) -> list[str]:
+    return [each["metadata"]["name"] for each in objects]
+
+
+def claim_pod(playground: Playground, name: str) -> Any:
+    pod = gpunodes.pod(name, playground.image, memory="16Gi", binding="claim")
+    pod["metadata"]["namespace"] = playground.namespace
+    playground.apply(pod)
+    return playground.cluster.api("GET", f"/api/v1/namespaces/{playground.namespace}/pods/{name}")
+
+
+def test_a_template_that_somebody_removed_is_made_again_for_the_next_pod_and_for_one_that_waits(
+    dra: Playground,
+) -> None:
+    dra.cluster.stop_scheduler()
+    try:
+        claim_pod(dra, "first")
+        (template,) = names_of(templates(dra))
+        path = f"/apis/resource.k8s.io/v1/namespaces/{dra.namespace}/resourceclaimtemplates/{template}"
+        dra.cluster.api("DELETE", path)
+        claim_pod(dra, "second")
+        assert names_of(templates(dra)) == [template]
+        dra.cluster.api("DELETE", path)
+        kubeconfig = dra.cluster.create_token(install.NAMESPACE, install.SERVICE)
+        api = kubeapi.Api(config.new_client_from_config(str(kubeconfig)))
+        fleet = fleets.Fleet(Catalogue.builtin())
+        for feed in feeds.feeds(fleet, install.ALL_BINDINGS):
+            feed.on_list(watch.list_all(api, feed.path, feed.kind, feed.selector))
+        assert asyncio.run(cleaning.clean(api, fleet, time.time())) == 0
+        assert names_of(templates(dra)) == [template]
+        dra.cluster.kubectl("delete", "pods", "first", "second", "-n", dra.namespace, "--force")
+        fleet.replace(pods=[])
+        assert asyncio.run(cleaning.clean(api, fleet, time.time())) == 0, "used a moment ago"
+        assert asyncio.run(cleaning.clean(api, fleet, time.time() + cleaning.KEEP_SECONDS + 1)) >= 1
+        assert templates(dra) == []
+    finally:
+        dra.cluster.start_scheduler()
+
+
 def test_a_three_and_a_six_gigabyte_model_share_one_device_of_eight_or_wait(late_playground: Playground) -> None:
     playground = late_playground
     playground.cluster.add_nodes([gpunodes.node("dra-shared")])
@@ -142,6 +189,15 @@ def test_a_claim_that_cannot_be_bound_says_why(dra: Playground) -> None:
         claim["status"] = {"allocation": {"devices": {"results": [result]}}}
         dra.cluster.api("PUT", f"{path}/{claim['metadata']['name']}/status", claim)
         assert "driver gpu.example.com is unknown to anygpu" in bind()
+        there = {"nodeSelectorTerms": [{"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["x"]}]}]}
+        name = claim["metadata"]["name"]
+        result = {"request": "gpu/nvidia", "driver": "gpu.nvidia.com", "pool": "dra-nv", "device": "gpu-0"}
+        for selector, error in ((there, "cannot be reached from node dra-nv"), (None, "is not reserved for pod")):
+            allocation = {"devices": {"results": [result]}} | ({"nodeSelector": selector} if selector else {})
+            for status in ({}, {"allocation": allocation}):  # it may be taken back, and not changed
+                found = dra.cluster.api("GET", f"{path}/{name}")
+                dra.cluster.api("PUT", f"{path}/{name}/status", found | {"status": status})
+            assert error in bind()
         assert dra.pods("claim")[0]["spec"]["containers"][0]["image"] == "anygpu.invalid/unresolved"
     finally:
         dra.cluster.start_scheduler()

@@ -20,6 +20,32 @@ Json = dict[str, Any]
 UNRESOLVED = "anygpu.invalid/unresolved"
 
 
+def test_nobody_but_anygpu_changes_what_it_wrote_on_a_pod(late_playground: Playground) -> None:
+    playground = late_playground
+    playground.add_nodes([gpunodes.nvidia("l4-1", "l4", 1)])
+    playground.deploy("late", 2, memory="16Gi", binding="late")
+    playground.wait_bound("late", 1)
+    (pod,) = playground.wait(
+        "one to wait", lambda: [each for each in playground.pods("late") if not each["spec"].get("nodeName")]
+    )
+    path = f"/api/v1/namespaces/{playground.namespace}/pods/{pod['metadata']['name']}"
+    changes: list[tuple[Json, int]] = [
+        ({"annotations": {"anygpu.io/decision": "{}"}}, 403),
+        ({"annotations": {"anygpu.io/requested-image": None}}, 403),
+        ({"annotations": {"anygpu.io/bound-vendor": "amd"}}, 403),
+        ({"annotations": {"anygpu.io/env.LD_PRELOAD": "x"}}, 403),
+        ({"labels": {"anygpu.io/binding": None}}, 403),
+        ({"annotations": {"team/owner": "ml"}, "labels": {"team": "ml"}}, 200),
+    ]
+    for change, status in changes:
+        for endpoint in (path, f"{path}/status"):
+            answer = playground.cluster.http.patch(
+                endpoint, json={"metadata": change}, headers={"Content-Type": "application/merge-patch+json"}
+            )
+            assert answer.status_code == status, f"{change} at {endpoint}: {answer.text}"
+            assert status == 200 or "only anygpu" in answer.json()["message"]
+
+
 def _container(pod: Json) -> Json:
     container: Json = pod["spec"]["containers"][0]
     return container

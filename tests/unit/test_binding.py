@@ -7,6 +7,7 @@ import gpunodes
 import placing
 import pytest
 
+from images import resolve
 from scheduler import asks, binding, decision, errors, extender, kube, quota, reservations
 from scheduler import fleet as fleets
 
@@ -73,7 +74,9 @@ def test_two_names_that_one_node_lists_even_at_none_are_never_asked_together() -
     mixed = gpunodes.nvidia("mixed", "l4", 2)
     mixed["status"]["allocatable"][AMD] = "0"
     fleet = placing.fleet_of([mixed, gpunodes.amd("mi210", "mi210", 2)])
-    assert limits(placing.admit(late(), fleet).pod) == {NVIDIA: "1"}
+    made = placing.admit(late(), fleet)
+    assert limits(made.pod) == {NVIDIA: "1"}
+    assert f"late without {AMD}: node mixed lists it beside {NVIDIA}, and would be asked for both" in made.decision.kept
     mig, amd = gpunodes.mig_mixed("mig", "a100-80", 1, **{"3g.40gb": 2}), gpunodes.amd("mi", "mi210", 2)
     fleet = placing.fleet_of([mig, amd])
     assert limits(placing.admit(late(), fleet).pod) == {NVIDIA: "1", AMD: "1"}
@@ -99,6 +102,20 @@ def test_a_pod_that_contradicts_late_binding_is_refused() -> None:
     other = late({"containers": [{"name": "main", "image": "x"}], "schedulerName": "mine"})
     with pytest.raises(errors.InvalidNeeds, match=r"spec\.schedulerName: mine contradicts anygpu\.io/binding: late"):
         placing.admit(other, both())
+
+
+def test_an_image_by_digest_leaves_no_vendor_open() -> None:
+    pinned = resolve.Resolved(placing.PINNED, placing.IMAGE.by_vendor, pinned_by_user=True)
+    for vendor in ({}, {"vendor": "nvidia,amd"}):
+        with pytest.raises(errors.InvalidNeeds, match="pinned by digest, which is one vendor's image"):
+            placing.admit(late(**vendor), both(), pinned)
+    assert limits(placing.admit(late(vendor="amd"), both(), pinned).pod) == {AMD: "1"}
+
+
+def test_the_label_of_late_pods_is_nobody_elses() -> None:
+    early = gpunodes.pod(memory="16Gi")
+    early["metadata"]["labels"] = {"anygpu.io/binding": "late", "app": "x"}
+    assert placing.admit(early, both()).pod["metadata"]["labels"] == {"app": "x"}
 
 
 def test_a_pod_that_names_its_node_is_decided_at_once() -> None:

@@ -5,6 +5,7 @@ import json
 
 import gpunodes
 import placing
+import pytest
 
 from scheduler import binder, crossing, extender, kube
 from scheduler import fleet as fleets
@@ -45,6 +46,33 @@ def test_while_a_device_is_being_given_away_and_a_moment_longer_nobody_is_let_th
     clock.now += crossing.LINGER_SECONDS + 0.1
     assert fleet.crossing.freed() == "a", "kube-scheduler may have parked the pod"
     assert filtered(fleet, "e", "a") == ["a"]
+
+
+def test_beside_a_bind_no_more_are_let_through_than_there_is_room_for_all_of_them() -> None:
+    fleet = placing.fleet_of([gpunodes.nvidia("a", "l4", 3)])
+    fleet.crossing = crossing.Crossing(Clock())
+    with fleet.crossing.binding(kube.PodUid("late"), "a", {NVIDIA: 1}):
+        assert [filtered(fleet, name, "a") for name in ("e", "f", "g")] == [["a"], ["a"], []]
+        assert filtered(fleet, "e", "a") == ["a"], "asked again it is not ahead of itself"
+        fleet.apply_pod(kube.to_pod(placing.bound("e", "a", {NVIDIA: 1})))
+        assert filtered(fleet, "g", "a") == [], "bound it takes what it was let through to"
+        fleet.crossing.passed(kube.PodUid("uid-f"))
+        assert filtered(fleet, "g", "a") == ["a"]
+
+
+def test_a_binding_is_turned_away_where_those_that_wait_before_it_take_the_last_devices() -> None:
+    fleet = placing.fleet_of([gpunodes.nvidia("a", "l4", 2)])
+    fleet.crossing = crossing.Crossing(Clock())
+    bind = binder.Binder(None, fleet)  # type: ignore[arg-type] - it does not come to a call
+    for name in ("e", "f"):
+        fleet.apply_pod(kube.to_pod(placing.bound(name, None, {NVIDIA: 1})))
+    with (
+        fleet.crossing.binding(kube.PodUid("late"), "a", {NVIDIA: 1}),
+        fleet.crossing.arriving(kube.PodUid("uid-e"), "a", {NVIDIA: 1}),
+        pytest.raises(binder.CannotBind, match=r"its last nvidia\.com/gpu is being given to another pod"),
+    ):
+        asked = binder.Arguments("f", "default", kube.PodUid("uid-f"), "a")
+        asyncio.run(bind.admit(asked, dry_run=False))
 
 
 def test_a_bind_lets_those_pass_that_were_let_through_before_it() -> None:

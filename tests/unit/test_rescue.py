@@ -851,7 +851,16 @@ def test_a_rejected_late_pod_of_a_replica_set_is_removed_with_an_event() -> None
     assert world.rescuer._rejected == {}
 
 
-@pytest.mark.parametrize("kind", [JOB, ("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet")], ids=str)
+def test_a_job_is_told_that_its_rejected_pod_counts_as_failed() -> None:
+    world = rejected(late(kind=JOB))
+    assert world.step() == []
+    (note,) = world.api.notes("GPUNotReplaced")
+    assert note.startswith("the kubelet of l4-1 rejected it")
+    assert note.endswith("with binding late leave a Job a backoffLimit above 0")
+    assert world.rescuer._rejected == {}
+
+
+@pytest.mark.parametrize("kind", [("apps/v1", "StatefulSet"), ("apps/v1", "DaemonSet")], ids=str)
 def test_owners_that_deal_with_failed_pods_themselves_are_left_to_it(kind: tuple[str, str]) -> None:
     world = rejected(late(kind=kind))
     assert (world.step(), world.api.events, world.rescuer._rejected) == ([], {}, {})
