@@ -56,9 +56,11 @@ class Link(Data):
     """
 
     name: Word
+    """With its generation, `NVLink4`."""
     gbs: Positive | None = None
     """Bidirectional GB/s a device."""
     reach: Literal["node", "bridge", "none"]
+    """How far it goes without looking at the node."""
 
 
 class Match(Data):
@@ -118,9 +120,11 @@ class SkuFigures(Data):
     target: Word | None = None
     """CUDA compute capability (`9.0`) or the compiler's target (`gfx942`)."""
     memory_gib: Positive
+    """Nominal size."""
     reported_memory_mib: Annotated[int, Field(gt=0)] | None = None
     """What drivers report, where known; below the nominal size."""
     bandwidth_gbs: Positive | None = None
+    """Of the memory, in GB/s."""
     tflops: dict[Format, Positive] = {}
     """Dense TFLOPS by format: the vector rate for fp64 and fp32, the matrix rate for the rest."""
     matrix_tflops: dict[Format, Positive] = {}
