@@ -159,7 +159,7 @@ class EnvVar(Data):
 Env = Annotated[
     tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=rules.keyed("name")), rules.distinct_by("name")
 ]
-_REPOSITORY: Final = r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_REPOSITORY: Final = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
 _TAG: Final = r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha(256|384|512):[0-9a-f]{64,128})?"
 RepositoryName = Annotated[str, Field(pattern=f"^{_REPOSITORY}$", min_length=1, max_length=255)]
 ImageName = Annotated[str, Field(pattern=f"^{_REPOSITORY}{_TAG}$", min_length=1, max_length=512)]

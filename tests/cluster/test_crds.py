@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -183,3 +184,33 @@ def test_kubectl_explains_the_fields(kinds: Cluster, field: str, said: str) -> N
         return said in " ".join(kinds.kubectl("explain", field, check=False).stdout.split())
 
     kinds.wait(f"kubectl explain {field}", explained, timeout=30)
+
+
+def test_kubectl_itself_says_why(kinds: Cluster) -> None:
+    bad = next(each for each in kindobjects.BAD if each.what == "an unknown geometry")
+    done = kinds.kubectl("apply", "-f", "-", input=json.dumps(bad.document), check=False)
+    assert done.returncode == 1
+    assert bad.says in done.stderr
+
+
+def test_two_writers_of_a_status_keep_each_others_conditions(kinds: Cluster, objects: dict[str, Json]) -> None:
+    """The agent applies its inventory, another its own condition: each owns what it applied."""
+    name = f"{objects['NodeGPUs']['metadata']['name']}-shared"
+    kinds.api("POST", _path("NodeGPUs"), resources.document("NodeGPUs", name))
+
+    def apply(manager: str, status: Json) -> Json:
+        where = f"{_path('NodeGPUs')}/{name}/status?fieldManager={manager}&fieldValidation=Strict"
+        document = resources.document("NodeGPUs", name, status=status)
+        return kinds.api("PATCH", where, document, content_type="application/apply-patch+yaml")
+
+    try:
+        (ready,) = kindobjects.GOOD["NodeGPUs"]["status"]["conditions"]
+        devices = [{"index": 0, "vendor": "nvidia"}, {"index": 1, "vendor": "nvidia"}]
+        apply("agent", {"devices": devices, "conditions": [ready]})
+        both = apply("checker", {"conditions": [{**ready, "type": "Consistent", "status": "False"}]})["status"]
+        assert {each["type"]: each["status"] for each in both["conditions"]} == {"Ready": "True", "Consistent": "False"}
+        left = apply("agent", {"devices": devices[:1], "conditions": [ready]})["status"]
+        assert [each["index"] for each in left["devices"]] == [0]
+        assert len(left["conditions"]) == 2
+    finally:
+        kinds.api("DELETE", f"{_path('NodeGPUs')}/{name}", ok=[404])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from capability_db import crds, resources
+from images import errors, reference
 
 Json = dict[str, Any]
 
@@ -63,3 +64,34 @@ def test_a_field_may_be_missing_for_the_one_as_for_the_other(document: Json, dat
         assert needed <= {*SCHEMAS[kind][part].get("required", ())}
         return
     assert [*structural.wrong(SCHEMAS[kind][part], left, part)] == []
+
+
+PARTS = st.sampled_from(
+    [
+        "app",
+        "a.b",
+        "a__b",
+        "a--b",
+        "Team",
+        "registry.example.com",
+        "localhost",
+        "[::1]",
+        "[::ffff:1.2.3.4]",
+        "_",
+        "sha256",
+    ]
+)
+MARKS = st.sampled_from(["/", ":", "@", ":5000/", ":v1", ":latest-rocm", "@sha256:" + "0a" * 32, "//", " "])
+
+
+@given(st.lists(st.tuples(PARTS, MARKS), min_size=1, max_size=4), st.booleans())
+def test_every_image_that_can_be_read_may_be_written_in_an_image_set(parts: list[tuple[str, str]], cut: bool) -> None:
+    text = "".join(part + mark for part, mark in parts)
+    text = text[: -len(parts[-1][1])] if cut else text
+    try:
+        read = reference.parse(text)
+    except errors.ImageError:
+        return
+    assert resources.Variant.model_validate({"vendor": "amd", "image": text}).image == text
+    spec = {"repository": read.written, "variants": [{"vendor": "amd", "tag": "{tag}"}]}
+    assert resources.ImageSetSpec.model_validate(spec).repository == read.written
