@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
 import httpx
 import install
+import kindchanges
 import kindobjects
+import pydantic
 import pytest
 from cluster import Cluster
 
-from capability_db import resources
+from capability_db import crds, resources
 
 pytestmark = pytest.mark.cluster
 
 Json = dict[str, Any]
+CHANGES = 200
 MERGE = "application/merge-patch+json"
 
 
@@ -94,6 +98,34 @@ def test_the_same_object_without_the_mistake_is_taken(kinds: Cluster, objects: d
         document["metadata"]["name"] += "-too"
     answer = _try(kinds, document)
     assert answer.is_success, answer.text
+
+
+@pytest.mark.parametrize("kind", [*resources.KINDS])
+def test_whatever_is_written_the_api_server_and_the_model_agree(
+    kinds: Cluster, objects: dict[str, Json], kind: str
+) -> None:
+    """Types, bounds, and every rule: written in CEL for the one, in Python for the other."""
+    part = "status" if kind == "NodeGPUs" else "spec"
+    schema = crds.schema(resources.KINDS[kind])["properties"][part]
+    good, dice = kindobjects.GOOD[kind], random.Random(kind)
+    documents = [good | {part: kindchanges.changed(dice, schema, good[part])} for _ in range(CHANGES)]
+
+    def verdicts(document: Json) -> tuple[str | None, str | None]:
+        answer = _try(kinds, document)
+        # What exists already was found to be valid before.
+        refused = None if answer.status_code in (200, 201, 409) else answer.json()["message"]
+        try:
+            kindobjects.read(document)
+        except pydantic.ValidationError as error:
+            return refused, str(error)
+        return refused, None
+
+    with futures.ThreadPoolExecutor(8) as pool:
+        found = [*zip(documents, pool.map(verdicts, documents), strict=True)]
+    differ = [(document[part], *both) for document, both in found if (both[0] is None) != (both[1] is None)]
+    assert not differ, f"{len(differ)} of {len(found)}, such as {differ[0]}"
+    taken = sum(both[0] is None for _, both in found)
+    assert CHANGES / 10 < taken < CHANGES * 9 / 10
 
 
 def test_a_sku_keeps_its_vendor(kinds: Cluster, objects: dict[str, Json]) -> None:
