@@ -390,8 +390,8 @@ class NodeGPUsStatus(Status):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.links) || (has(self.devices)"
-            " && self.links.all(link, link.between.all(place, place < size(self.devices))))",
+            "!has(self.links) || self.links.all(link, has(self.devices)"
+            " && link.between.all(place, place < size(self.devices)))",
             lambda status: all(place < len(status.devices) for link in status.links for place in link.between),
             "links: between names a place that devices does not have",
         ),
