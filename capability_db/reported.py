@@ -128,12 +128,12 @@ def _amd(offered: Offered, gpus: Sequence[Unit]) -> Iterable[Unit]:
         behind = [each for each in gpus if each.gpu.mode is None]
     else:
         behind = list(gpus)
-    listed = len(behind) == offered.count
-    return itertools.chain.from_iterable(_parts(each, listed=listed) for each in behind)
+    alike = offered.count // len(behind) if behind and offered.count % len(behind) == 0 else 0
+    return itertools.chain.from_iterable(_parts(each, alike) for each in behind)
 
 
-def _parts(unit: Unit, *, listed: bool) -> list[Unit]:
-    """The devices that a GPU is offered as; `listed`: the report lists each part as a device of its own already."""
+def _parts(unit: Unit, alike: int) -> list[Unit]:
+    """The devices that a GPU is offered as; `alike`: so many for each that is listed, if all are cut alike."""
     mode, sku, memory = unit.gpu.mode, unit.sku, unit.memory_mib
     compute = (mode or "spx").partition("_")[0]
     if compute == "spx":
@@ -141,11 +141,12 @@ def _parts(unit: Unit, *, listed: bool) -> list[Unit]:
     parts = partitions.amd_parts(sku, compute) if sku else None
     whole = memory is None or sku is None or memory > 0.75 * sku.memory_mib
     if parts is None:
-        return [replace(unit, mode=mode, memory_mib=None if whole else memory, share=None)]
+        return [replace(unit, mode=mode, memory_mib=None if whole else memory, share=None)] * max(1, alike)
     if whole and sku is not None:
         memory = (memory or sku.memory_mib) / parts
     share = partitions.Share(memory=1 / parts, compute=1 / parts)
-    return [replace(unit, mode=mode, memory_mib=memory, share=share)] * (1 if listed or not whole else parts)
+    # A report may list each part as a device of its own already.
+    return [replace(unit, mode=mode, memory_mib=memory, share=share)] * (parts if whole and alike != 1 else 1)
 
 
 # --- Intel: a driver's devices are those of its resource names -------------------------------------------------------

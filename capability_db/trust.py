@@ -80,7 +80,7 @@ def settle(
         if gpus:
             conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
         return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
-    replicas = _replicas(labelled, labels, len(units), count)
+    replicas = _replicas(labelled, labels, len(units), count) if vendor.shares else labelled.replicas
     identity = _identity(units, labelled, replicas, count)
     conflicts += _conflicts(question, labelled, identity, len(units) * (replicas or 1))
     sound = sum(each.gpu.problem is None for each in units) * (replicas or max(1, count // len(units)))
@@ -185,7 +185,7 @@ def _conflicts(question: Question, labelled: vendors.Identity, identity: vendors
     name, found = question.resource, []
     if seen != question.count:
         found.append(f"{name}: {question.count} by the device plugin, {seen} by the agent")
-    if labelled.skus and identity.skus and not {*labelled.skus} <= {*identity.skus}:
+    if labelled.skus and identity.skus and any(sku not in identity.skus for sku in labelled.skus):
         found.append(
             f"{name}: {models(identity.skus)} by the agent, {models(labelled.skus)} by labels ({labelled.evidence})"
         )

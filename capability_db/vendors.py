@@ -111,6 +111,8 @@ class Vendor:
     pci_vendor: str
     shared_suffix: str | None
     """What the device plugin appends to a resource name that it time-shares, if it is told to rename."""
+    shares: bool
+    """Whether the device plugin may offer one device several times."""
     identify: Callable[[str, str | None, Labels, int, Catalogue], Identity]
     """(resource, partition mode in its name, node labels, devices, catalogue) -> Identity."""
     recognise: Callable[[Named, Catalogue], Sku | None]
@@ -456,6 +458,7 @@ NVIDIA: Final = Vendor(
     taints=("nvidia.com/gpu",),
     pci_vendor="10de",
     shared_suffix=".shared",
+    shares=True,
     identify=_nvidia,
     recognise=_nvidia_model,
     several_partitions=False,
@@ -479,6 +482,7 @@ AMD: Final = Vendor(
     taints=("amd.com/gpu",),
     pci_vendor="1002",
     shared_suffix=None,
+    shares=False,
     identify=_amd,
     recognise=_amd_model,
     several_partitions=True,
@@ -505,6 +509,7 @@ INTEL: Final = Vendor(
     taints=("gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi"),
     pci_vendor="8086",
     shared_suffix=None,
+    shares=True,
     identify=_intel,
     recognise=_intel_model,
     several_partitions=True,
