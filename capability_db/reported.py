@@ -56,7 +56,13 @@ def evidence(gpu: reports.Gpu) -> str | None:
 
 def units(offered: Offered, gpus: Sequence[reports.Gpu], catalogue: Catalogue) -> tuple[Unit, ...]:
     """What stands behind a resource name, of one vendor's GPUs; empty: the report shows nothing there."""
-    known = [Unit(gpu, model(gpu, catalogue), memory_mib=gpu.memory_mib) for gpu in gpus]
+    models: dict[tuple[object, ...], Sku | None] = {}  # GPUs of one node are mostly alike
+    known = []
+    for gpu in gpus:
+        words = (gpu.product, gpu.pci_device_id, gpu.sku, gpu.memory_mib, gpu.compute_units, gpu.mode)
+        if words not in models:
+            models[words] = model(gpu, catalogue)
+        known.append(Unit(gpu, models[words], memory_mib=gpu.memory_mib))
     return tuple(_BEHIND[gpus[0].vendor](offered, known)) if gpus else ()
 
 
@@ -67,8 +73,10 @@ def fits(gpus: Iterable[reports.Gpu], skus: Collection[Sku], catalogue: Catalogu
     """
     total: dict[str, int] = {}
     for gpu in gpus:
+        if gpu.instances is None or gpu.problem is not None:
+            continue
         sku = model(gpu, catalogue)
-        if gpu.instances is None or gpu.problem is not None or sku not in skus or sku is None or sku.mig is None:
+        if sku is None or sku.mig is None or sku not in skus:
             continue
         there: list[partitions.Placed] = []
         for each in gpu.instances:
