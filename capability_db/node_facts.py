@@ -114,7 +114,7 @@ class NodeFacts:
 
     pools: tuple[Pool, ...]
     present: tuple[VendorName, ...]
-    """Vendors whose hardware the node's PCI labels show, whether or not a device plugin publishes it."""
+    """Vendors whose hardware the agent or the node's PCI labels show, whether or not a device plugin publishes it."""
     versions: tuple[tuple[str, str], ...]
     """Driver and runtime labels."""
     conflicts: tuple[str, ...] = ()
@@ -153,7 +153,11 @@ def read(
             device = _device_class(resource, vendor.name, identity)
             pools.append(Pool(device, sound, here, counts, found.unhealthy, healthy - sound, found.fits))
             conflicts += found.conflicts
-    present = tuple(vendor.name for vendor in vendors.VENDORS.values() if _on_pci_bus(labels, vendor.pci_vendor))
+    present = tuple(
+        vendor.name
+        for vendor in vendors.VENDORS.values()
+        if _on_pci_bus(labels, vendor.pci_vendor) or (report is not None and report.of(vendor.name))
+    )
     versions = tuple(
         (key, labels[key]) for vendor in vendors.VENDORS.values() for key in vendor.compute_keys if key in labels
     )

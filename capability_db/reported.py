@@ -54,16 +54,26 @@ def evidence(gpu: reports.Gpu) -> str | None:
     return gpu.product or (f"PCI id {gpu.pci_device_id}" if gpu.pci_device_id else None)
 
 
+def blind(gpu: reports.Gpu) -> bool:
+    """Whether nothing is known of a GPU but that something is wrong with it: lost before the agent ever read it."""
+    return gpu.problem is not None and gpu.sku is None and evidence(gpu) is None
+
+
 def units(offered: Offered, gpus: Sequence[reports.Gpu], catalogue: Catalogue) -> tuple[Unit, ...]:
     """What stands behind a resource name, of one vendor's GPUs; empty: the report shows nothing there."""
     models: dict[tuple[object, ...], Sku | None] = {}  # GPUs of one node are mostly alike
     known = []
     for gpu in gpus:
+        if blind(gpu):
+            continue
         words = (gpu.product, gpu.pci_device_id, gpu.sku, gpu.memory_mib, gpu.compute_units, gpu.mode)
         if words not in models:
             models[words] = model(gpu, catalogue)
         known.append(Unit(gpu, models[words], memory_mib=gpu.memory_mib))
-    return tuple(_BEHIND[gpus[0].vendor](offered, known)) if gpus else ()
+    behind = tuple(_BEHIND[gpus[0].vendor](offered, known)) if known else ()
+    if offered.mode is None and all(each.mode is None for each in behind):
+        behind += tuple(Unit(gpu, None) for gpu in gpus if blind(gpu))  # one of the whole GPUs that are offered
+    return behind
 
 
 def fits(gpus: Iterable[reports.Gpu], skus: Collection[Sku], catalogue: Catalogue) -> tuple[tuple[str, int], ...]:

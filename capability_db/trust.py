@@ -113,6 +113,7 @@ def _identity(
     units: Sequence[reported.Unit], labelled: vendors.Identity, replicas: int | None, count: int
 ) -> vendors.Identity:
     """What the reported devices are, all together: what holds of whichever of them a pod is given."""
+    units = [each for each in units if not reported.blind(each.gpu)] or units
     skus: dict[str, tuple[Sku, int]] = {}
     for each in units:
         if each.sku is not None:

@@ -302,6 +302,23 @@ def test_why_devices_are_unhealthy_is_said_where_it_counts() -> None:
     assert (device["allocatable"], device["unhealthy"]) == (6, ["GPU-t4-0: lost", "GPU-t4-1: lost"])
 
 
+def test_a_gpu_lost_before_the_agent_ever_read_it_leaves_the_others_as_they_are() -> None:
+    nameless = gpureports.sick({"vendor": "nvidia", "pciBusID": "0000:65:00.0"}, "lost: no answer")
+    row = row_of(gpunodes.nvidia("n", "t4", 8), [nameless, *gpureports.several("t4", 7)])
+    pool = one_pool(row)
+    assert (names(pool), pool.device.memory_mib, pool.allocatable) == (["t4"], 15360, 7)
+    assert (pool.unhealthy, row.facts.conflicts) == (("0000:65:00.0: lost: no answer",), ())
+    alone = one_pool(row_of(gpunodes.nvidia("n", "t4", 1), [nameless]))
+    assert (names(alone), alone.allocatable) == (["t4"], 0)
+    cut = [nameless, *[gpureports.cut(each, *SEVENTH) for each in gpureports.several("a100-80", 1)]]
+    assert one_pool(row_of(bare({GPU: 7}), cut)).device.label == "a100-sxm4-80gb 1g.10gb"
+
+
+def test_gpus_that_no_device_plugin_offers_are_told() -> None:
+    made = fleet_of(gpunodes.node("n"), gpureports.report("n", gpureports.several("t4", 2)))
+    assert inventory.state(made.rows["n"], 0) == "has nvidia hardware, but no device plugin offers it"
+
+
 def test_all_instances_of_a_lost_gpu_are_gone() -> None:
     one, other = gpureports.several("a100-80", 2)
     devices = [gpureports.sick(gpureports.cut(one, *SEVENTH), "XID 79"), gpureports.cut(other, *SEVENTH)]
@@ -486,8 +503,8 @@ def test_a_silent_agent_and_a_broken_driver_are_told_and_what_they_said_stays() 
     assert inventory.last_heard(made) == heard
     assert "agent: nvidia: NVML: driver not loaded" in inventory.state(made.rows["n"], heard + 60)
     assert "silent" not in inventory.state(made.rows["n"], heard + 60)
-    assert "agent silent for 600 s: health as it was then" in inventory.state(made.rows["n"], heard + 600)
-    agent = inventory.nodes(made, heard + 600)[0]["agent"]
+    assert "agent silent for 1000 s: health as it was then" in inventory.state(made.rows["n"], heard + 1000)
+    agent = inventory.nodes(made, heard + 1000)[0]["agent"]
     assert (agent["stale"], agent["errors"]) == (True, {"nvidia": "NVML: driver not loaded"})
     assert one_pool(made.rows["n"]).allocatable == 6
 
