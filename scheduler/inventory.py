@@ -8,8 +8,8 @@ from capability_db.sku import Sku
 from scheduler import fleet as fleets
 
 STALE_SECONDS = 900.0
-"""An agent that has not been heard for so long is silent: three of its slow beats, of 300 s as it ships. What it said of
-a device's health stays in force all the same, since nothing said otherwise since."""
+"""An agent that has not been heard for so long is silent: three of its slow beats, of 300 s as it ships. What it said
+of a device's health stays in force all the same, since nothing said otherwise since."""
 
 
 def state(row: fleets.Row, now: float) -> str:

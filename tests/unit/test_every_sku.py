@@ -89,8 +89,8 @@ DRIVERS = {
 COMPUTE_UNITS = {"mi250": 104, "mi250x": 110}
 UNNAMED = {sku_id for sku_id, words in DRIVERS.items() if words == (None, None)}
 """Models that nothing on a node names: they stay unknown, unless a GPUSKU says how they are called."""
-NOT_IN_SLICES = {"mi50-16gb", "mi60", "mi250"}
-"""Models whose PCI id and name others bear too; what tells them apart no attribute of a slice says."""
+NOT_TO_CLAIM = {"mi50-16gb", "mi60", "mi250"}
+"""Models whose PCI id and name others bear too: capacities tell them apart, but no attribute that a claim may name."""
 
 EVERY = pytest.mark.parametrize("sku", list(BUILTIN), ids=lambda sku: sku.id)
 CUT = pytest.mark.parametrize("sku", [sku for sku in BUILTIN if sku.mig], ids=lambda sku: sku.id)
@@ -161,7 +161,10 @@ def read(node: Json, devices: list[Json] | None = None, published: list[Json] | 
 
 
 def slice_of(sku: Sku, attributes: Json, memory_mib: int, count: int) -> list[Json]:
-    devices = [dranodes.device(f"d{number}", attributes, f"{memory_mib}Mi") for number in range(count)]
+    capacity = {"memory": {"value": f"{memory_mib}Mi"}}
+    if sku.id in COMPUTE_UNITS:
+        capacity["computeUnits"] = {"value": str(COMPUTE_UNITS[sku.id])}
+    devices = [dranodes.device(f"d{number}", attributes, None, capacity=capacity) for number in range(count)]
     return [dranodes.resource_slice("n", vendors.VENDORS[sku.vendor].driver.name, devices)]
 
 
@@ -201,11 +204,12 @@ def test_slices_alone(sku: Sku) -> None:
     else:
         attributes = {"model": product, "pciId": f"0x{pci}"} if product else {"pciId": "0x0000"}
     (pool,) = read(gpunodes.node("n"), published=slice_of(sku, attributes, reported_mib(sku), 8))
-    if sku.id in UNNAMED | NOT_IN_SLICES:
+    if sku.id in UNNAMED:
         assert pool.device.skus == ()
         return
     assert pool.device.skus == (sku,)
     assert (pool.device.kind, pool.capacity, pool.device.memory_mib) == ("whole", 8, reported_mib(sku))
+    assert bool(pool.device.problem) == (sku.id in NOT_TO_CLAIM)
 
 
 @EVERY
