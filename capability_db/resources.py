@@ -48,6 +48,7 @@ class Price(Data):
     """What a device of a SKU costs, on nodes with some labels or on all."""
 
     sku: SkuId
+    """Its id, as `anygpu skus` lists it."""
     node_labels: LabelMap | None = None
     """Labels that a node must have, all of them; of several prices that hold the one with most labels wins."""
     usd_hour: Positive
@@ -153,6 +154,7 @@ class EnvVar(Data):
     """One environment variable."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Letters, digits and underscores."""
     value: Annotated[str, Field(max_length=4096)] = ""
 
 
@@ -214,6 +216,7 @@ class ImageSetSpec(Data):
     repository: RepositoryName | None = None
     """Where the variants that state a tag are, `registry.example.com/team/app`."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=32)]
+    """What there is, by vendor; a vendor without one is no candidate."""
     allowed_namespaces: Annotated[tuple[Namespace, ...], Field(max_length=256, json_schema_extra=SET), DISTINCT] = ()
     """Namespaces that may use it; empty: all."""
 
@@ -438,7 +441,11 @@ def _geometries(schema: dict[str, Any]) -> None:
 
 
 class GPUSKUSpec(SkuFigures):
-    """One GPU model; the object's name is its id."""
+    """One GPU model; the object's name is its id.
+
+    Figures are those of one card, as its sources print them; `devices_per_card` says how many devices Kubernetes sees
+    in it. What is not stated is unknown, and never qualifies. TFLOPS are dense.
+    """
 
     mig: Annotated[str, AfterValidator(_known_geometry), Field(json_schema_extra=_geometries)] | None = None
     """The MIG geometry; not stated: no MIG."""

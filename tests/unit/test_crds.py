@@ -93,6 +93,15 @@ def test_every_model_says_what_it_is_and_names_fields_as_the_api_has_them() -> N
     assert about_cards.startswith("One GPU model")
 
 
+def test_every_field_that_people_write_is_explained() -> None:
+    plain = {*sku.FORMATS, "vendor", "value"}
+    for path, node in ALL:
+        for name, each in node.get("properties", {}).items():
+            if ".spec" in path and name not in plain:
+                assert each.get("description"), f"{path}.{name}"
+    assert "`kv_lora_rank`" in OURS["ModelProfile"]["spec"]["properties"]["latentSize"]["description"]
+
+
 def test_bounds_are_written_as_openapi_3_0_has_them() -> None:
     fields = OURS["GPUSKU"]["spec"]["properties"]
     assert fields["memoryGib"]["minimum"] == 0
