@@ -15,16 +15,16 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# How long one example takes depends on who else uses the machine.
-hypothesis.settings.register_profile("anygpu", deadline=None)
-hypothesis.settings.load_profile("anygpu")
-
 sys.path.insert(0, str(Path(__file__).parent / "controlplane"))  # its files run as scripts too, hence flat names
 
 import build
 import cluster
 import oci
 import registry
+
+# How long one example takes depends on who else uses the machine.
+hypothesis.settings.register_profile("anygpu", deadline=None)
+hypothesis.settings.load_profile("anygpu")
 
 #: What fetches the binaries behind a fixture.
 FETCH: dict[str, Callable[[], Path]] = {
