@@ -1,7 +1,8 @@
 """Node labels and resources -> what GPUs the node offers, and under which resource names."""
 
+import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +44,8 @@ class DeviceClass:
     problem: str | None = None
     dra: bool = False
     """Whether a DRA driver, whose name stands as the resource, allocates the devices; else a device plugin does."""
+    price_usd_hour: float | None = None
+    """USD an hour of the whole device on the nodes that offer it; None: unknown."""
 
     def __hash__(self) -> int:
         """Hash by the few fields that tell classes apart in practice: SKUs are large."""
@@ -111,15 +114,42 @@ def read(
                 continue
             healthy, total = allocatable.get(resource, 0), capacity.get(resource, allocatable.get(resource, 0))
             if max(healthy, total) > 0:
-                identity = vendor.identify(resource, vendor.mode_in(resource), labels, max(healthy, total), catalogue)
-                capacity_here = max(healthy, total)
-                counts = identity.counts or (capacity_here,) * len(identity.skus)
-                pools.append(Pool(_device_class(resource, vendor.name, identity), healthy, capacity_here, counts))
+                pools.append(_pool(vendor, resource, labels, healthy, max(healthy, total), catalogue))
     present = tuple(vendor.name for vendor in vendors.VENDORS.values() if _on_pci_bus(labels, vendor.pci_vendor))
     versions = tuple(
         (key, labels[key]) for vendor in vendors.VENDORS.values() for key in vendor.compute_keys if key in labels
     )
     return NodeFacts(tuple(pools), present, versions)
+
+
+def anew(pools: Iterable[Pool], labels: Mapping[str, str], catalogue: Catalogue) -> tuple[Pool, ...]:
+    """The pools that `read` finds by another catalogue, where these were found on the same node."""
+    of = vendors.VENDORS
+    return tuple(
+        _pool(of[each.device.vendor], each.device.resource, labels, each.allocatable, each.capacity, catalogue)
+        for each in pools
+    )
+
+
+def _pool(
+    vendor: vendors.Vendor,
+    resource: str,
+    labels: Mapping[str, str],
+    allocatable: int,
+    capacity: int,
+    catalogue: Catalogue,
+) -> Pool:
+    identity = vendor.identify(resource, vendor.mode_in(resource), labels, capacity, catalogue)
+    counts = identity.counts or (capacity,) * len(identity.skus)
+    return Pool(
+        priced(_device_class(resource, vendor.name, identity), labels, catalogue), allocatable, capacity, counts
+    )
+
+
+def priced(device: DeviceClass, labels: Mapping[str, str], catalogue: Catalogue) -> DeviceClass:
+    """The class with what its devices cost on a node with these labels."""
+    price = catalogue.price(device.skus, labels)
+    return device if price == device.price_usd_hour else dataclasses.replace(device, price_usd_hour=price)
 
 
 def node_labels(facts: NodeFacts) -> dict[str, str]:
