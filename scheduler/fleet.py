@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capability_db import errors as capability_errors
-from capability_db import node_facts, slices, vendors
+from capability_db import node_facts, registered, slices, vendors
 from capability_db.catalogue import Catalogue
-from scheduler import claims, crossing, kube, quota, reservations
+from scheduler import claims, crossing, kube, policies, quota, reservations
 from scheduler import decision as decisions
 from scheduler.ledger import Hold, Ledger
 
@@ -85,6 +85,10 @@ class Fleet:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+        self.registered = registered.Registered(catalogue)
+        """What admins registered; `use_registered` puts it in force."""
+        self._policies: dict[str, policies.Effective] = {}
+        """By namespace, as far as asked."""
         self.rows: dict[str, Row] = {}
         self.ledger = Ledger()
         """What unbound pods are expected to take: good to know, and no promise."""
@@ -137,19 +141,58 @@ class Fleet:
         name = node.metadata.name
         facts, allocatable, capacity = read_node(node, self.catalogue)
         published = {
-            key: dataclasses.replace(each, device=self._intern(each.device))
+            key: dataclasses.replace(
+                each,
+                device=self._intern(node_facts.priced(each.device, node.metadata.labels or {}, self.catalogue)),
+            )
             for key, each in slices.devices(self._slices.get(name, {}).values(), self.catalogue).items()
         }
         pools = [dataclasses.replace(pool, device=self._intern(pool.device)) for pool in facts.pools]
         facts = node_facts.NodeFacts((*pools, *slices.grouped(published)), facts.present, facts.versions)
-        own = node_facts.node_labels(facts)
-        labels = {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
+        labels = _labels(node, facts)
         self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels, published, self._claimed)
         for key in old.published if old else ():
             self._devices.pop(key, None)
         self._devices |= {key: each.device for key, each in published.items()}
         if old is None or old.facts != facts:
             self.facts_version += 1
+
+    def use_registered(self) -> bool:
+        """Put in force what admins registered, and read every node anew where it means another thing by that.
+
+        Returns whether that is so.
+        """
+        if not self.registered.settle():
+            return False
+        self._policies.clear()
+        old, self.catalogue = self.catalogue, self.registered.catalogue
+        if self.catalogue.reads_alike(old):
+            return False
+        self._classes.clear()
+        for name, row in list(self.rows.items()):
+            if name in self._slices:
+                self._put_row(row.node, row, row.usage)
+            elif row.facts.pools:
+                self._identify_anew(row)
+        return True
+
+    def _identify_anew(self, row: Row) -> None:
+        """Read by another catalogue what that bears on; most swaps change nothing for most nodes."""
+        pools = node_facts.anew(row.facts.pools, row.node.metadata.labels or {}, self.catalogue)
+        if pools == row.facts.pools and all(self._intern(each.device) is each.device for each in row.facts.pools):
+            return
+        interned = tuple(dataclasses.replace(pool, device=self._intern(pool.device)) for pool in pools)
+        facts = dataclasses.replace(row.facts, pools=interned)
+        self.rows[row.name] = dataclasses.replace(row, facts=facts, labels=_labels(row.node, facts))
+        self.facts_version += 1
+
+    def policy(self, namespace: str | None) -> policies.Effective:
+        """What PlacementPolicies say for pods of a namespace."""
+        name = namespace or "default"
+        found = self._policies.get(name)
+        if found is None:
+            found = self._policies[name] = policies.effective(name, self.registered.policies)
+        return found
 
     def apply_slice(self, found: slices.ResourceSlice) -> None:
         """Take a ResourceSlice as it is now; one of no single node, or of an unknown driver, says nothing to us."""
@@ -460,6 +503,12 @@ def read_node(node: kube.Node, catalogue: Catalogue) -> tuple[node_facts.NodeFac
         catalogue,
     )
     return facts, allocatable, capacity
+
+
+def _labels(node: kube.Node, facts: node_facts.NodeFacts) -> dict[str, str]:
+    """The node's labels, with those that anygpu's controller keeps as they should be."""
+    own = node_facts.node_labels(facts)
+    return {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
 
 
 def _requests(pod: kube.Pod) -> dict[str, int]:

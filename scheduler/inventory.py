@@ -48,6 +48,7 @@ def nodes(fleet: fleets.Fleet) -> list[dict[str, Any]]:
                     "held": fleet.held(row.name, pool.device.resource),
                     "evidence": pool.device.evidence,
                     "problem": pool.device.problem,
+                    "priceUsdHour": pool.device.price_usd_hour,
                 }
                 for pool in row.facts.pools
             ],
@@ -56,6 +57,6 @@ def nodes(fleet: fleets.Fleet) -> list[dict[str, Any]]:
     ]
 
 
-def sku(model: Sku) -> dict[str, Any]:
-    """One GPU model as its data states it, figures per card."""
-    return model.model_dump(mode="json", exclude_none=True)
+def sku(model: Sku, origin: str) -> dict[str, Any]:
+    """One GPU model as its data states it, figures per card, and where it comes from."""
+    return {**model.model_dump(mode="json", exclude_none=True), "origin": origin}
