@@ -10,7 +10,7 @@ import pytest
 import registering
 
 from capability_db.catalogue import Catalogue
-from scheduler import asks, decision, errors, explain, extender, fit, kube, needs, offers, policies
+from scheduler import asks, decision, errors, explain, extender, fit, kube, needs, offers, policies, stranded
 from scheduler import fleet as fleets
 
 Json = dict[str, Any]
@@ -205,6 +205,21 @@ def test_a_later_policy_parks_nobody_who_was_admitted(binding: str) -> None:
     fleet.use_registered()
     assert MI300X not in extender.refusals(admitted, [T4, H100, MI300X], fleet)
     assert asks.read(admitted, fleet).needs.binding == binding
+
+
+def test_nobody_is_rescued_to_what_a_policy_forbids_now() -> None:
+    fleet = cluster(nodes=[gpunodes.nvidia(T4, "t4", 1), gpunodes.amd(MI300X, "mi300x", 2)])
+    document = pod()
+    document["spec"]["containers"][0]["image"] = placing.IMAGE.requested
+    admitted = kube.to_pod(placing.admit(document, fleet).pod)
+    made = decision.read(admitted.annotations)
+    assert made is not None
+    assert made.vendor == "nvidia"
+    fleet.apply_pod(kube.to_pod(placing.bound("other", T4, {"nvidia.com/gpu": 1})))
+    assert stranded.chance(admitted, made, placing.IMAGE, fleet) is not None
+    fleet.registered.put("PlacementPolicy", registering.policy("team-a", vendors=["nvidia"]))
+    fleet.use_registered()
+    assert stranded.chance(admitted, made, placing.IMAGE, fleet) is None
 
 
 def test_the_decision_records_what_the_policies_said_and_nothing_where_there_are_none() -> None:
