@@ -141,9 +141,8 @@ def _pool(
 ) -> Pool:
     identity = vendor.identify(resource, vendor.mode_in(resource), labels, capacity, catalogue)
     counts = identity.counts or (capacity,) * len(identity.skus)
-    return Pool(
-        priced(_device_class(resource, vendor.name, identity), labels, catalogue), allocatable, capacity, counts
-    )
+    price = catalogue.price(identity.skus, labels)
+    return Pool(_device_class(resource, vendor.name, identity, price), allocatable, capacity, counts)
 
 
 def priced(device: DeviceClass, labels: Mapping[str, str], catalogue: Catalogue) -> DeviceClass:
@@ -172,7 +171,7 @@ def is_ours(label: str) -> bool:
     return label.startswith(SKU_LABEL) or label == PARTITION_LABEL
 
 
-def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity) -> DeviceClass:
+def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity, price: float | None) -> DeviceClass:
     kind: Kind = "shared" if identity.replicas != 1 else "slice" if identity.mode else "whole"
     memory, reported = identity.memory_mib, identity.memory_mib is not None
     if memory is None and identity.skus and identity.memory_share is not None:
@@ -195,6 +194,7 @@ def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity)
         replicas=identity.replicas,
         evidence=identity.evidence,
         problem=identity.problem,
+        price_usd_hour=price,
     )
 
 

@@ -183,7 +183,10 @@ class Fleet:
             return
         interned = tuple(dataclasses.replace(pool, device=self._intern(pool.device)) for pool in pools)
         facts = dataclasses.replace(row.facts, pools=interned)
-        self.rows[row.name] = dataclasses.replace(row, facts=facts, labels=_labels(row.node, facts))
+        # As where only prices differ.
+        same = node_facts.node_labels(facts) == node_facts.node_labels(row.facts)
+        labels = row.labels if same else _labels(row.node, facts)
+        self.rows[row.name] = dataclasses.replace(row, facts=facts, labels=labels)
         self.facts_version += 1
 
     def policy(self, namespace: str | None) -> policies.Effective:
