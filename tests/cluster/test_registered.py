@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -67,6 +70,13 @@ class Registry:
         found = httpx.get(f"{install.extender_url(self.cluster)}/skus", trust_env=False).json()
         return {each["id"]: each for each in found}
 
+    def command(self, *arguments: str) -> Any:
+        """What a command prints of the live cluster."""
+        command = [sys.executable, "-c", "from scheduler.cli.main import main; main()", *arguments, "-o", "json"]
+        environment = {**os.environ, "KUBECONFIG": str(self.cluster.kubeconfig)}
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True, env=environment)
+        return json.loads(done.stdout)
+
     def clean(self) -> None:
         for made in self._made:
             self.delete(*made)
@@ -123,6 +133,8 @@ def test_a_registered_sku_names_a_node_of_an_unknown_product_within_a_second(
     assert registry.skus()["next-64"]["origin"] == "registered"
     playground.wait("its label", lambda: "anygpu.io/sku.next-64" in playground.nodes()["next-1"]["metadata"]["labels"])
     assert registry.ready("GPUSKU", "next-64")["status"] == "True"
+    assert registry.command("skus", "next-64")["origin"] == "registered"
+    assert registry.command("nodes")[0]["devices"][0]["skus"] == ["next-64"]
     playground.deploy("mine", 1, memory="60Gi", sku="next-64")
     (pod,) = playground.wait_bound("mine", 1)
     assert pod["spec"]["nodeName"] == "next-1"
