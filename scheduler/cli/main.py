@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from scheduler import errors
-from scheduler.cli import demo, explain, fit, inventory, place, serve
+from scheduler.cli import crds, demo, explain, fit, inventory, place, serve
 
 app = typer.Typer(
     name="anygpu",
@@ -23,6 +23,7 @@ app.command("explain")(explain.command)
 app.command("fit")(fit.command)
 app.command("nodes")(inventory.nodes)
 app.command("skus")(inventory.skus)
+app.command("crds")(crds.command)
 app.command("serve")(serve.command)
 app.command("demo")(demo.command)
 
