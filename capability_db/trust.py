@@ -33,7 +33,7 @@ class Question:
 
     vendor: vendors.Vendor
     resource: str
-    names: frozenset[str]
+    names: Collection[str]
     """All resource names of the node."""
     count: int
     """Devices of the name, the unhealthy ones too."""
@@ -67,6 +67,8 @@ def settle(
     conflicts = _cloud_conflict(question, labelled, labels, catalogue)
     healthy, unhealthy = _labelled_health(question, labelled, labels, taints)
     gpus = report.of(vendor.name) if report is not None else ()
+    if not gpus:
+        return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
     shared = labelled.replicas or 1
     offered = reported.Offered(
         resource=resource,
@@ -77,8 +79,7 @@ def settle(
     )
     units = reported.units(offered, gpus, catalogue)
     if not units:
-        if gpus:
-            conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
+        conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
         return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
     replicas = _replicas(labelled, labels, len(units), count) if vendor.shares else labelled.replicas
     identity = _identity(units, labelled, replicas, count)

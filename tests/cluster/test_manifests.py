@@ -29,6 +29,9 @@ def test_every_object_of_the_shipped_manifests_is_valid(service: Cluster, file: 
         ("create", "events.events.k8s.io"),
         ("create", "pods/eviction"),
         ("get", "jobs.batch"),
+        ("watch", "gpuskus.anygpu.io"),
+        ("list", "placementpolicies.anygpu.io"),
+        ("patch", "modelprofiles.anygpu.io/status"),
     ],
 )
 def test_the_shipped_role_gives_the_service_what_it_uses(service: Cluster, verb: str, resource: str) -> None:
@@ -45,6 +48,7 @@ def test_the_shipped_role_gives_the_service_what_it_uses(service: Cluster, verb:
         ("list", "configmaps"),
         ("patch", "nodegpus.anygpu.io"),
         ("patch", "nodegpus.anygpu.io/status"),
+        ("patch", "gpuskus.anygpu.io"),
     ],
 )
 def test_the_shipped_role_gives_the_service_nothing_more(service: Cluster, verb: str, resource: str) -> None:

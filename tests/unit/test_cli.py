@@ -12,6 +12,7 @@ import gpunodes
 import gpureports
 import placing
 import pytest
+import registering
 import typer.main
 import yaml
 from kubernetes.config import kube_config
@@ -76,6 +77,55 @@ def workload(kind: str, **needs: str) -> Json:
     template: Json = {"template": {"metadata": {"annotations": made["metadata"]["annotations"]}, "spec": made["spec"]}}
     spec = {"jobTemplate": {"spec": template}} if kind == "CronJob" else template
     return {"apiVersion": "x/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team"}, "spec": spec}
+
+
+def with_registered(anygpu: Anygpu, tmp_path: Path, *found: Any) -> str:
+    """The snapshot, with registered objects besides."""
+    documents = [
+        {
+            "apiVersion": "anygpu.io/v1alpha1",
+            "kind": each.kind,
+            "metadata": {"name": each.metadata.name, "namespace": each.metadata.namespace},
+            "spec": each.spec,
+        }
+        for each in found
+    ]
+    folder = tmp_path / "with-registered"
+    folder.mkdir()
+    (folder / "nodes.json").write_text(Path(anygpu.snapshot).read_text())
+    (folder / "registered.yaml").write_text(yaml.safe_dump_all(documents))
+    return str(folder)
+
+
+def test_what_a_snapshot_registers_counts_in_every_command(anygpu: Anygpu, tmp_path: Path) -> None:
+    snapshot = with_registered(
+        anygpu,
+        tmp_path,
+        registering.sku("next-64", "NVIDIA-Next-64GB"),
+        registering.sku("t4", "Tesla-T4", memoryGib=17),
+        registering.made("ModelProfile", "our-model", {"kind": "embedding", "precision": "fp16", "memoryGib": 100}),
+        registering.policy(prices=[{"sku": "mi300x", "usdHour": 3.25}]),
+        registering.policy("team", vendors=["nvidia"]),
+        registering.policy("wrong", skus=["nothing"]),
+    )
+    code, out, err = anygpu("skus", "--cluster", snapshot, "-o", "json")
+    origins = {each["id"]: each["origin"] for each in json.loads(out)}
+    assert (code, origins["next-64"], origins["t4"], origins["l4"]) == (0, "registered", "override", "shipped")
+    assert "warning: PlacementPolicy wrong/default: spec.skus[0]: 'nothing' is no SKU" in err
+    assert "override" in anygpu("skus", "--cluster", snapshot)[1]
+
+    nodes = json.loads(anygpu("nodes", "--cluster", snapshot, "-o", "json")[1])
+    prices = {node["name"]: node["devices"][0]["priceUsdHour"] for node in nodes}
+    assert (prices["mi"], prices["t4"]) == (3.25, None)
+    assert "3.25" in anygpu("nodes", "--cluster", snapshot)[1]
+
+    fits = json.loads(anygpu("fit", "--model", "our-model", "--cluster", snapshot, "-o", "json")[1])
+    assert [each["sku"] for each in fits["options"] if each["fits"]] == ["mi300x"]
+
+    asked = json.dumps(workload("Deployment", model="our-model"))
+    code, out, _ = anygpu("place", "--cluster", snapshot, "-f", "-", stdin=asked)
+    assert code == 1
+    assert "amd: not allowed by PlacementPolicy team/default, which allows nvidia" in out
 
 
 # --- place ------------------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import gpureports
 import msgspec
 import placing
 import pytest
+import registering
 
 from capability_db import node_facts, slices
 from scheduler import control, inventory, kube
@@ -519,3 +520,22 @@ def test_a_report_may_come_before_its_node_and_outlive_it() -> None:
     assert names(one_pool(made.rows["n"])) == ["h100-sxm"]
     made.remove_report("n")
     assert names(one_pool(made.rows["n"])) == []
+
+
+def test_a_registered_model_names_what_the_agent_reports_and_no_label_does() -> None:
+    """And the same table comes of it as of objects that are read with the model in force already."""
+    devices = [gpureports.nvidia("a", "unknown"), gpureports.sick(gpureports.nvidia("b", "t4"), "lost")]
+    document = gpureports.report("n", devices)
+    made = fleet_of(bare({GPU: 2}), document)
+    assert (names(one_pool(made.rows["n"])), one_pool(made.rows["n"]).allocatable) == ([], 1)
+    made.registered.replace("GPUSKU", [registering.sku("x1", "NVIDIA-X1")])
+    assert made.use_registered()
+    row = made.rows["n"]
+    assert (names(one_pool(row)), one_pool(row).sku_counts, row.free(GPU)) == (["x1", "t4"], (1, 1), 1)
+    anew = placing.fleet_of([])
+    anew.registered.replace("GPUSKU", [registering.sku("x1", "NVIDIA-X1")])
+    anew.use_registered()
+    anew.apply_report(gpureports.to_report(document))
+    anew.apply_node(kube.to_node(bare({GPU: 2})))
+    assert (anew.rows["n"].facts, anew.rows["n"].allocatable) == (row.facts, row.allocatable)
+    assert anew.rows["n"].labels == row.labels

@@ -38,7 +38,7 @@ def fleet(*, taken: int = 0) -> fleets.Fleet:
 
 def reason(table: fleets.Fleet, pod: Json) -> str | None:
     made = kube.to_pod(pod)
-    question = asks.read(made, table.catalogue)
+    question = asks.read(made, table)
     (verdict,) = offers.survey(question.ask(made, None), table).verdicts
     return verdict.reason
 
