@@ -5,6 +5,7 @@ they are made of the needs and of the device's facts alone, never of live counts
 recorder formats them).
 """
 
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -215,10 +216,10 @@ def bandwidth(device: DeviceClass, sku: Sku) -> float | None:
     return sku.bandwidth * device.memory_share if sku.bandwidth and device.memory_share is not None else None
 
 
-def possible(catalogue: Catalogue) -> Iterator[DeviceClass]:
+@functools.lru_cache(maxsize=2)
+def possible(catalogue: Catalogue) -> tuple[DeviceClass, ...]:
     """Every device class that the capability DB's models could be offered as, at the least price there is for each."""
-    for sku in catalogue:
-        yield from possible_classes(sku, catalogue.cheapest(sku))
+    return tuple(device for sku in catalogue for device in possible_classes(sku, catalogue.cheapest(sku)))
 
 
 def possible_classes(sku: Sku, price_usd_hour: float | None = None) -> Iterator[DeviceClass]:

@@ -268,7 +268,7 @@ def _possible(fleet: fleets.Fleet) -> Devices:
 
 def shipped(fleet: fleets.Fleet) -> Devices:
     """Every device class that the capability DB's models could be offered as."""
-    yield from fit.possible(fleet.catalogue)
+    return fit.possible(fleet.catalogue)
 
 
 def _not_spoken_for(ask: Ask, offers: list[Offer], fitting: list[Offer], fleet: fleets.Fleet) -> list[Offer]:
