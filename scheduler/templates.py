@@ -124,7 +124,7 @@ async def _make_anew(api: kubeapi.Api, fleet: fleets.Fleet, pod: kube.Pod, name:
 
 
 def _spec_of(pod: kube.Pod, made: decision.Decision, fleet: fleets.Fleet) -> Json:
-    question = asks.read(pod, fleet.catalogue)
+    question = asks.read(pod, fleet)
     return claims.template_spec(question.needs, claims.admitted(made.alternatives), fleet.catalogue, fleet.classes())
 
 
