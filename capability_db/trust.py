@@ -105,7 +105,8 @@ def _replicas(labelled: vendors.Identity, labels: vendors.Labels, seen: int, cou
     by_count = count // seen if count % seen == 0 else None
     if labelled.replicas is None:
         return by_count if by_count != 1 else None
-    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.replicas" not in labels:
+    # What GPU feature discovery labels says whether devices are shared; else the counts may.
+    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.product" not in labels:
         return by_count  # more devices than the driver has: each is offered several times
     return labelled.replicas
 

@@ -383,6 +383,11 @@ def test_a_dra_device_that_the_agent_calls_lost_is_not_free() -> None:
         ),
         (gpunodes.nvidia("n", "t4", 8), gpureports.several("t4", 7), f"{GPU}: 8 by the device plugin, 7 by the agent"),
         (
+            bare({GPU: 8}, {f"{GPU}.product": "Tesla-T4"}),  # not -SHARED
+            gpureports.several("t4", 4),
+            f"{GPU}: 8 by the device plugin, 4 by the agent",
+        ),
+        (
             gpunodes.nvidia("n", "t4", 2),
             gpureports.several("t4", 2, memoryMiB=14000),
             f"{GPU}: 14000 MiB by the agent, 15360 MiB by labels",
