@@ -411,6 +411,13 @@ def test_what_sources_say_differently_is_told(node: Json, devices: list[Json], c
     assert inventory.nodes(made, 0)[0]["conflicts"] == [conflict]
 
 
+def test_a_label_may_count_other_gpus_than_the_agent() -> None:
+    node = gpunodes.nvidia("n", "t4", 8)
+    node["metadata"]["labels"][f"{GPU}.count"] = "4"
+    row = row_of(node, gpureports.several("t4", 8))
+    assert row.facts.conflicts == (f"{GPU}: 8 GPUs by the agent, 4 by labels",)
+
+
 def test_memory_within_five_percent_is_no_conflict() -> None:
     row = row_of(gpunodes.nvidia("n", "t4", 2), gpureports.several("t4", 2, memoryMiB=14700))
     assert row.facts.conflicts == ()
