@@ -82,8 +82,13 @@ def settle(
         conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
         return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
     replicas = _replicas(labelled, labels, len(units), count) if vendor.shares else labelled.replicas
-    identity = _identity(units, labelled, replicas, count)
+    identity = _identity(units, labelled, replicas)
     conflicts += _conflicts(question, labelled, identity, len(units) * (replicas or 1))
+    counted = labels.get("nvidia.com/gpu.count", "")
+    # Of several models the label counts one; beside MIG profiles' names it may count GPUs that are cut too.
+    alike = len(identity.skus) == 1 and resource == "nvidia.com/gpu" and not offered.partitioned
+    if alike and not conflicts and counted.isdecimal() and counted != str(len(units)):
+        conflicts.append(f"{resource}: {len(units)} GPUs by the agent, {counted} by labels")
     sound = sum(each.gpu.problem is None for each in units) * (replicas or max(1, count // len(units)))
     sick = tuple(f"{gpu.name}: {gpu.problem}" for gpu in dict.fromkeys(each.gpu for each in units) if gpu.problem)
     return Settled(
@@ -105,14 +110,13 @@ def _replicas(labelled: vendors.Identity, labels: vendors.Labels, seen: int, cou
     by_count = count // seen if count % seen == 0 else None
     if labelled.replicas is None:
         return by_count if by_count != 1 else None
-    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.replicas" not in labels:
+    # What GPU feature discovery labels says whether devices are shared; else the counts may.
+    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.product" not in labels:
         return by_count  # more devices than the driver has: each is offered several times
     return labelled.replicas
 
 
-def _identity(
-    units: Sequence[reported.Unit], labelled: vendors.Identity, replicas: int | None, count: int
-) -> vendors.Identity:
+def _identity(units: Sequence[reported.Unit], labelled: vendors.Identity, replicas: int | None) -> vendors.Identity:
     """What the reported devices are, all together: what holds of whichever of them a pod is given."""
     units = [each for each in units if not reported.blind(each.gpu)] or units
     skus: dict[str, tuple[Sku, int]] = {}

@@ -383,6 +383,11 @@ def test_a_dra_device_that_the_agent_calls_lost_is_not_free() -> None:
         ),
         (gpunodes.nvidia("n", "t4", 8), gpureports.several("t4", 7), f"{GPU}: 8 by the device plugin, 7 by the agent"),
         (
+            bare({GPU: 8}, {f"{GPU}.product": "Tesla-T4"}),  # not -SHARED
+            gpureports.several("t4", 4),
+            f"{GPU}: 8 by the device plugin, 4 by the agent",
+        ),
+        (
             gpunodes.nvidia("n", "t4", 2),
             gpureports.several("t4", 2, memoryMiB=14000),
             f"{GPU}: 14000 MiB by the agent, 15360 MiB by labels",
@@ -404,6 +409,13 @@ def test_what_sources_say_differently_is_told(node: Json, devices: list[Json], c
     assert list(made.rows["n"].facts.conflicts) == [conflict]
     assert f"conflict: {conflict}" in inventory.state(made.rows["n"], 0)
     assert inventory.nodes(made, 0)[0]["conflicts"] == [conflict]
+
+
+def test_a_label_may_count_other_gpus_than_the_agent() -> None:
+    node = gpunodes.nvidia("n", "t4", 8)
+    node["metadata"]["labels"][f"{GPU}.count"] = "4"
+    row = row_of(node, gpureports.several("t4", 8))
+    assert row.facts.conflicts == (f"{GPU}: 8 GPUs by the agent, 4 by labels",)
 
 
 def test_memory_within_five_percent_is_no_conflict() -> None:
