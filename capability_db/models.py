@@ -15,15 +15,19 @@ import functools
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, ClassVar, Final, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError
 
 from capability_db import errors, partitions
+from capability_db.rules import Rule
 from capability_db.sku import Data, Format, Frozen, Positive, Provenance
 
 Kind = Literal["llm", "moe", "encoder", "embedding", "vision", "speech", "diffusion"]
 Count = Annotated[int, Field(ge=1)]
+
+MODEL_ID: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
+MODEL_ID_LENGTH: Final = 63
 
 GIB: Final = 2**30
 BYTES: Final[dict[Format, float]] = {
@@ -83,29 +87,50 @@ class ModelFigures(Data):
     tied_embeddings: bool = False
     """Whether input and output embeddings are one matrix."""
     max_context: Count | None = None
-    """Tokens of a sequence; None: the model takes no token sequences."""
+    """Tokens of a sequence; not stated: the model takes no token sequences."""
     activation_values: Count | None = None
     """Values alive at once for one item of the batch (an image), where the kind is no transformer over tokens."""
 
-    @model_validator(mode="after")
-    def _agrees(self) -> "ModelFigures":
-        if (self.sliding_window is None) != (self.sliding_layers is None):
-            raise ValueError("sliding_window and sliding_layers go together")
-        if self.sliding_layers is not None and self.layers is not None and self.sliding_layers > self.layers:
-            raise ValueError("sliding_layers: more than layers")
-        if (self.latent_size is None) != (self.rope_size is None):
-            raise ValueError("latent_size and rope_size go together")
-        if self.latent_size is not None and self.kv_heads is not None:
-            raise ValueError("kv_heads: the latent cache (latent_size) has none")
-        if self.active_parameters and self.parameters and self.active_parameters > self.parameters:
-            raise ValueError("active_parameters: more than parameters")
-        return self
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.slidingWindow) == has(self.slidingLayers)",
+            lambda model: (model.sliding_window is None) == (model.sliding_layers is None),
+            "slidingWindow and slidingLayers go together; state both or neither",
+        ),
+        Rule(
+            "!has(self.slidingLayers) || !has(self.layers) || self.slidingLayers <= self.layers",
+            lambda model: not model.sliding_layers or not model.layers or model.sliding_layers <= model.layers,
+            "slidingLayers: more than layers, of which they are a part",
+        ),
+        Rule(
+            "has(self.latentSize) == has(self.ropeSize)",
+            lambda model: (model.latent_size is None) == (model.rope_size is None),
+            "latentSize and ropeSize go together (kv_lora_rank, qk_rope_head_dim); state both or neither",
+        ),
+        Rule(
+            "!has(self.latentSize) || !has(self.kvHeads)",
+            lambda model: model.latent_size is None or model.kv_heads is None,
+            "kvHeads: the latent cache (latentSize) has none; leave one of them out",
+        ),
+        Rule(
+            "!has(self.kvHeads) || !has(self.attentionHeads) || self.kvHeads <= self.attentionHeads",
+            lambda model: not model.kv_heads or not model.attention_heads or model.kv_heads <= model.attention_heads,
+            "kvHeads: more than attentionHeads, which share them",
+        ),
+        Rule(
+            "!has(self.activeParameters) || !has(self.parameters) || self.activeParameters <= self.parameters",
+            lambda model: (
+                not model.active_parameters or not model.parameters or model.active_parameters <= model.parameters
+            ),
+            "activeParameters: more than parameters, of which they are a part",
+        ),
+    )
 
 
 class ModelProfile(ModelFigures):
     """One model under its name."""
 
-    id: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=63)]
+    id: Annotated[str, Field(pattern=MODEL_ID, max_length=MODEL_ID_LENGTH)]
     provenance: Provenance
 
     @property

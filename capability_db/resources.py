@@ -5,11 +5,13 @@ namespace's (`default`), or the cluster's (`default` in anygpu-system); `ImageSe
 what a node's agent reports in its status. Field names are camelCase in the API, as they stand here in data files.
 """
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 
+from capability_db import models, partitions, sku
 from capability_db.models import ModelFigures
+from capability_db.rules import DISTINCT, LIST_KEYS, LIST_TYPE, SET, Rule, none
 from capability_db.sku import Data, Positive, SkuFigures, VendorName
 
 GROUP: Final = "anygpu.io"
@@ -22,9 +24,21 @@ DEFAULT: Final = "default"
 Count = Annotated[int, Field(ge=1)]
 Amount = Annotated[int, Field(ge=0)]
 Text = Annotated[str, Field(min_length=1, max_length=253)]
-Ids = Annotated[tuple[Annotated[str, Field(min_length=1, max_length=63)], ...], Field(max_length=256)]
+SkuId = Annotated[str, Field(pattern=sku.SKU_ID, min_length=1, max_length=sku.SKU_ID_LENGTH)]
+SkuIds = Annotated[tuple[SkuId, ...], Field(max_length=256, json_schema_extra=SET), DISTINCT]
 Weight = Annotated[float, Field(ge=0, le=1000)]
-LabelMap = Annotated[dict[str, str], Field(min_length=1, max_length=16)]
+LabelValue = Annotated[str, Field(pattern=r"^([A-Za-z0-9]([A-Za-z0-9_.-]*[A-Za-z0-9])?)?$", max_length=63)]
+LabelMap = Annotated[dict[str, LabelValue], Field(min_length=1, max_length=16)]
+Namespace = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", max_length=63)]
+Time = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-][0-9]{2}:[0-9]{2})$",
+        max_length=40,
+        json_schema_extra={"format": "date-time"},
+    ),
+]
+"""RFC 3339."""
 
 
 # --- PlacementPolicy --------------------------------------------------------------------------------------------------
@@ -33,7 +47,7 @@ LabelMap = Annotated[dict[str, str], Field(min_length=1, max_length=16)]
 class Price(Data):
     """What a device of a SKU costs, on nodes with some labels or on all."""
 
-    sku: Annotated[str, Field(min_length=1, max_length=50)]
+    sku: SkuId
     node_labels: LabelMap | None = None
     """Labels that a node must have, all of them; of several prices that hold the one with most labels wins."""
     usd_hour: Positive
@@ -51,27 +65,54 @@ class Weights(Data):
     speed: Weight = 0
     energy: Weight = 0
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "[self.pack, self.cost, self.speed, self.energy].exists(each, each > 0.0)",
+            lambda weights: any((weights.pack, weights.cost, weights.speed, weights.energy)),
+            "weights: all are 0, which orders nothing; give one of pack, cost, speed, energy more",
+        ),
+    )
+
 
 class PlacementPolicySpec(Data):
     """What pods of a namespace may have, and what holds where they say nothing."""
 
-    vendors: Annotated[tuple[VendorName, ...], Field(max_length=3)] = ()
+    vendors: Annotated[tuple[VendorName, ...], Field(max_length=3, json_schema_extra=SET), DISTINCT] = ()
     """Vendors allowed; empty: all."""
-    skus: Ids = ()
+    skus: SkuIds = ()
     """SKUs allowed; empty: all."""
-    not_skus: Ids = ()
+    not_skus: SkuIds = ()
     """SKUs forbidden."""
     max_price_usd_hour: Positive | None = None
     """USD per device-hour that no pod may go beyond; a SKU without a price does not qualify then."""
     objective: Literal["pack", "cost", "speed", "energy"] | None = None
+    """What breaks the tie among nodes that fit."""
     weights: Weights | None = None
     """In place of one objective."""
     binding: Literal["early", "late", "claim"] | None = None
+    """When the vendor of a pod is decided."""
     prices: Annotated[tuple[Price, ...], Field(max_length=1024)] = ()
     """Prices of this cluster; only the cluster's own policy states them."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.skus) || !has(self.notSkus) || self.skus.all(each, !(each in self.notSkus))",
+            lambda spec: {*spec.skus}.isdisjoint(spec.not_skus),
+            "skus and notSkus: one is in both; a SKU is allowed or forbidden",
+        ),
+        Rule(
+            "!has(self.weights) || !has(self.objective)",
+            lambda spec: spec.weights is None or spec.objective is None,
+            "weights and objective: weights stand in place of one objective; leave one of them out",
+        ),
+    )
+
 
 # --- ImageSet ---------------------------------------------------------------------------------------------------------
+
+
+ComputeCapability = Annotated[str, Field(pattern=r"^[0-9]{1,2}[.][0-9]$", max_length=4)]
+GfxTarget = Annotated[str, Field(pattern=r"^gfx[0-9a-f]{3,5}$", max_length=8)]
 
 
 class Requires(Data):
@@ -79,13 +120,28 @@ class Requires(Data):
 
     min_driver: Text | None = None
     """The oldest driver, `525.60.13`."""
-    min_compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
-    max_compute_capability: Annotated[str, Field(pattern=r"^[0-9]{1,2}\.[0-9]$")] | None = None
-    targets: Annotated[tuple[Annotated[str, Field(pattern=r"^gfx[0-9a-f]{3,5}$")], ...], Field(max_length=64)] = ()
+    min_compute_capability: ComputeCapability | None = None
+    """The lowest CUDA compute capability, `8.0`."""
+    max_compute_capability: ComputeCapability | None = None
+    """The highest, where the image has no code for newer ones."""
+    targets: Annotated[tuple[GfxTarget, ...], Field(max_length=64, json_schema_extra=SET), DISTINCT] = ()
     """AMD targets that the image was built for."""
     min_memory_gib: Positive | None = None
     architecture: Literal["amd64", "arm64"] | None = None
     """Of the CPU."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.minComputeCapability) || !has(self.maxComputeCapability)"
+            " || double(self.minComputeCapability) <= double(self.maxComputeCapability)",
+            lambda needs: (
+                needs.min_compute_capability is None
+                or needs.max_compute_capability is None
+                or float(needs.min_compute_capability) <= float(needs.max_compute_capability)
+            ),
+            "minComputeCapability: above maxComputeCapability, so that no GPU qualifies",
+        ),
+    )
 
 
 class EnvVar(Data):
@@ -95,25 +151,82 @@ class EnvVar(Data):
     value: Annotated[str, Field(max_length=4096)] = ""
 
 
+def _names_distinct(env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
+    """The variables; raises where one is named twice."""
+    names = [each.name for each in env]
+    if twice := [each for each in dict.fromkeys(names) if names.count(each) > 1]:
+        raise ValueError(f"{', '.join(twice)}: set twice")
+    return env
+
+
+Env = Annotated[
+    tuple[EnvVar, ...],
+    Field(max_length=64, json_schema_extra={LIST_TYPE: "map", LIST_KEYS: ["name"]}),
+    AfterValidator(_names_distinct),
+]
+ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._/:@\[\]-]*$", min_length=1, max_length=512)]
+RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._/:\[\]-]*$", min_length=1, max_length=255)]
+TagTemplate = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9_]|[{]tag[}])([A-Za-z0-9_.-]|[{]tag[}])*$", min_length=1, max_length=256)
+]
+
+
 class Variant(Data):
     """The image for one vendor: a whole reference, or a tag of the set's repository in which `{tag}` is the user's."""
 
     vendor: VendorName
-    image: Annotated[str, Field(min_length=1, max_length=512)] | None = None
-    tag: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+    image: ImageName | None = None
+    """The whole reference, `registry.example.com/team/app:v1-cuda12`."""
+    tag: TagTemplate | None = None
+    """A tag of the set's repository, `{tag}-rocm`."""
     requires: Requires | None = None
-    env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
+    env: Env = ()
+    """Environment that the container gets with this variant."""
     args: Annotated[tuple[Annotated[str, Field(max_length=4096)], ...], Field(max_length=64)] = ()
+    """Arguments that the container gets with this variant."""
     runtime_class_name: Text | None = None
+    """The RuntimeClass that the pod gets."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.image) != has(self.tag)",
+            lambda variant: (variant.image is None) != (variant.tag is None),
+            "a variant states exactly one of image (a whole reference) and tag (of the set's repository)",
+        ),
+        Rule(
+            "self.vendor == 'nvidia' || !has(self.requires)"
+            " || (!has(self.requires.minComputeCapability) && !has(self.requires.maxComputeCapability))",
+            lambda variant: (
+                variant.vendor == "nvidia"
+                or variant.requires is None
+                or (variant.requires.min_compute_capability is None and variant.requires.max_compute_capability is None)
+            ),
+            "requires: only GPUs of nvidia have a compute capability; those of amd have targets",
+        ),
+        Rule(
+            f"self.vendor == 'amd' || !has(self.requires) || {none('self.requires.targets')}",
+            lambda variant: variant.vendor == "amd" or variant.requires is None or not variant.requires.targets,
+            "requires: only GPUs of amd have gfx targets; those of nvidia have a compute capability",
+        ),
+    )
 
 
 class ImageSetSpec(Data):
     """One logical image and its variants."""
 
-    repository: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    repository: RepositoryName | None = None
+    """Where the variants that state a tag are, `registry.example.com/team/app`."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=32)]
-    allowed_namespaces: Annotated[tuple[Annotated[str, Field(max_length=63)], ...], Field(max_length=256)] = ()
+    allowed_namespaces: Annotated[tuple[Namespace, ...], Field(max_length=256, json_schema_extra=SET), DISTINCT] = ()
     """Namespaces that may use it; empty: all."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "has(self.repository) || self.variants.all(each, !has(each.tag))",
+            lambda spec: spec.repository is not None or all(each.tag is None for each in spec.variants),
+            "repository: a variant that states a tag needs it",
+        ),
+    )
 
 
 # --- NodeGPUs ---------------------------------------------------------------------------------------------------------
@@ -136,17 +249,17 @@ class MigInstance(Data):
     """Placement unit where it begins."""
     size: Count | None = None
     memory_mib: Amount | None = Field(default=None, alias="memoryMiB")
-    holders: tuple[Holder, ...] = ()
+    holders: Annotated[tuple[Holder, ...], Field(max_length=128)] = ()
 
 
 class MigPlacement(Data):
     """A profile that the device offers."""
 
     profile: Text
-    starts: tuple[Amount, ...]
+    starts: Annotated[tuple[Amount, ...], Field(max_length=64)]
     """Placement units at which an instance may begin on the empty device."""
     size: Count
-    free: tuple[Amount, ...] = ()
+    free: Annotated[tuple[Amount, ...], Field(max_length=64)] = ()
     """Those at which one may begin now."""
 
 
@@ -154,8 +267,8 @@ class Mig(Data):
     """How a device is cut in MIG instances."""
 
     enabled: bool
-    instances: tuple[MigInstance, ...] = ()
-    placements: tuple[MigPlacement, ...] = ()
+    instances: Annotated[tuple[MigInstance, ...], Field(max_length=32)] = ()
+    placements: Annotated[tuple[MigPlacement, ...], Field(max_length=64)] = ()
 
 
 class Partition(Data):
@@ -184,7 +297,7 @@ class Device(Data):
     vendor: VendorName
     uuid: Text | None = None
     pci_bus_id: Text | None = Field(default=None, alias="pciBusID")
-    pci_device_id: Annotated[str, Field(pattern=r"^[0-9a-f]{4}$")] | None = Field(default=None, alias="pciDeviceID")
+    pci_device_id: sku.PciId | None = Field(default=None, alias="pciDeviceID")
     product: Text | None = None
     """The driver's name of the model."""
     sku: Text | None = None
@@ -196,17 +309,17 @@ class Device(Data):
     memory_used_mib: Amount | None = Field(default=None, alias="memoryUsedMiB")
     numa_node: Annotated[int, Field(ge=0)] | None = None
     healthy: bool = True
-    problems: tuple[Text, ...] = ()
+    problems: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
     """Why it is not healthy."""
     ecc: Ecc | None = None
-    throttling: tuple[Text, ...] = ()
+    throttling: Annotated[tuple[Text, ...], Field(max_length=32)] = ()
     """Why its clocks are held down."""
     temperature_c: int | None = None
     power_watts: Annotated[float, Field(ge=0)] | None = None
     power_limit_watts: Annotated[float, Field(ge=0)] | None = None
     mig: Mig | None = None
     partition: Partition | None = None
-    holders: tuple[Holder, ...] = ()
+    holders: Annotated[tuple[Holder, ...], Field(max_length=128)] = ()
 
 
 class NodeLink(Data):
@@ -219,6 +332,14 @@ class NodeLink(Data):
     count: Count | None = None
     """Links side by side."""
 
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.between[0] != self.between[1]",
+            lambda link: link.between[0] != link.between[1],
+            "between: a link joins two different devices",
+        ),
+    )
+
 
 class Driver(Data):
     """One vendor's driver on the node."""
@@ -226,7 +347,7 @@ class Driver(Data):
     vendor: VendorName
     version: Text | None = None
     runtime: Text | None = None
-    """The newest CUDA that the driver runs; None: the vendor's driver names none."""
+    """The newest CUDA that the driver runs; not stated: the vendor's driver names none."""
     error: Annotated[str, Field(max_length=1024)] | None = None
     """Why its devices could not be read; what is listed of them is what was seen last."""
 
@@ -238,7 +359,7 @@ class Condition(Data):
     status: Literal["True", "False", "Unknown"]
     reason: Annotated[str, Field(pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$", max_length=1024)]
     message: Annotated[str, Field(max_length=32768)] = ""
-    last_transition_time: str
+    last_transition_time: Time
     observed_generation: Amount | None = None
 
 
@@ -246,7 +367,10 @@ class Status(Data):
     """What anygpu says of an object that people write."""
 
     observed_generation: Amount | None = None
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    """The generation of the spec that this is about."""
+    conditions: Annotated[
+        tuple[Condition, ...], Field(max_length=8, json_schema_extra={LIST_TYPE: "map", LIST_KEYS: ["type"]})
+    ] = ()
 
 
 class NodeGPUsSpec(Data):
@@ -259,8 +383,17 @@ class NodeGPUsStatus(Status):
     drivers: Annotated[tuple[Driver, ...], Field(max_length=3)] = ()
     devices: Annotated[tuple[Device, ...], Field(max_length=128)] = ()
     links: Annotated[tuple[NodeLink, ...], Field(max_length=8192)] = ()
-    heartbeat: str | None = None
+    heartbeat: Time | None = None
     """When the agent last looked (RFC 3339)."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.links) || (has(self.devices)"
+            " && self.links.all(link, link.between.all(place, place < size(self.devices))))",
+            lambda status: all(place < len(status.devices) for link in status.links for place in link.between),
+            "links: between names a place that devices does not have",
+        ),
+    )
 
 
 # --- The kinds --------------------------------------------------------------------------------------------------------
@@ -278,6 +411,8 @@ class Kind(BaseModel):
     columns: tuple[tuple[str, str, str], ...]
     """(title, JSONPath, type) of what `kubectl get` shows."""
     description: str
+    name_length: int = 253
+    """Characters that an object's name may have."""
     rules: tuple[tuple[str, str], ...] = ()
     """(CEL on the whole object, message)."""
 
@@ -287,8 +422,23 @@ class Kind(BaseModel):
         return f"{API}/{self.plural}"
 
 
+def _known_geometry(key: str) -> str:
+    """The key; raises where no MIG geometry has it."""
+    if key not in partitions.mig_keys():
+        raise ValueError(f"{key!r} is no geometry; known are {', '.join(partitions.mig_keys())}")
+    return key
+
+
+def _geometries(schema: dict[str, Any]) -> None:
+    """Adds the keys of all geometries to a schema, when one is made: importing reads no data."""
+    schema["enum"] = [*partitions.mig_keys()]
+
+
 class GPUSKUSpec(SkuFigures):
     """One GPU model; the object's name is its id."""
+
+    mig: Annotated[str, AfterValidator(_known_geometry), Field(json_schema_extra=_geometries)] | None = None
+    """The MIG geometry; not stated: no MIG."""
 
 
 class ModelProfileSpec(ModelFigures):
@@ -314,6 +464,17 @@ KINDS: Final[dict[str, Kind]] = {
                 _READY,
             ),
             description="One GPU model, under its SKU id; in place of the shipped one of that id.",
+            name_length=sku.SKU_ID_LENGTH,
+            rules=(
+                (
+                    f"self.metadata.name.matches('{sku.SKU_ID}')",
+                    "metadata.name: is the SKU id, of lower-case letters, digits and inner dashes, h100-sxm",
+                ),
+                (
+                    "self.spec.vendor == oldSelf.spec.vendor",
+                    "spec.vendor: a GPU model never changes its vendor; delete the object and create it anew",
+                ),
+            ),
         ),
         Kind(
             name="ModelProfile",
@@ -329,6 +490,13 @@ KINDS: Final[dict[str, Kind]] = {
                 _READY,
             ),
             description="One model that pods may name; in place of the shipped one of that name.",
+            name_length=models.MODEL_ID_LENGTH,
+            rules=(
+                (
+                    f"self.metadata.name.matches('{models.MODEL_ID}')",
+                    "metadata.name: is the model's name, of lower-case letters, digits, inner dots and dashes",
+                ),
+            ),
         ),
         Kind(
             name="ImageSet",

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from capability_db import vendors
+from capability_db import crds, vendors
 from capability_db.catalogue import Catalogue
 from scheduler import claims, decision
 
@@ -18,6 +18,11 @@ SCHEDULER = HERE / "kube-scheduler.yaml"
 SCHEMA = HERE / "decision.schema.json"
 LATE_SCHEDULER = HERE / "anygpu-scheduler.yaml"
 DEVICE_CLASSES = HERE / "device-classes.yaml"
+CRDS = HERE / "crds.yaml"
+CRDS_HEAD = """\
+# The kinds that admins and node agents write: kubectl apply --server-side -f manifests/crds.yaml, before the rest.
+# Generated from the models in capability_db/resources.py; `make generate` writes it, `anygpu crds` prints it.
+"""
 DEVICE_CLASSES_HEAD = """\
 # DeviceClasses for binding claim: kubectl apply -f manifests/device-classes.yaml (Kubernetes 1.36 or newer, and a DRA
 # driver for the GPUs). Generated from the capability DB; `make generate` writes it.
@@ -48,6 +53,7 @@ def generated() -> dict[Path, str]:
         SCHEDULER: _managing(SCHEDULER, dict.fromkeys(names, False)),
         LATE_SCHEDULER: _managing(LATE_SCHEDULER, ours | dict.fromkeys(names, True)),
         DEVICE_CLASSES: DEVICE_CLASSES_HEAD + "".join(map(_device_class, claims.device_classes(Catalogue.builtin()))),
+        CRDS: CRDS_HEAD + yaml.dump_all(crds.documents(), Dumper=_Dumper, sort_keys=False, width=120),
         SCHEMA: json.dumps(decision.schema(), indent=2) + "\n",
     }
 

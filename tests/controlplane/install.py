@@ -19,6 +19,7 @@ MANIFESTS = Path(__file__).resolve().parents[2] / "manifests"
 SERVICE = "anygpu"
 SCHEDULER = "anygpu-scheduler"
 NAMESPACE = "anygpu-system"
+CRDS = "crds.yaml"
 IN_CLUSTER_ONLY = ("Deployment", "Service")
 EARLY = ("early",)
 ALL_BINDINGS = ("early", "late", "claim")
@@ -30,6 +31,7 @@ def install(running: Cluster, *, scheduler: bool = True, bindings: Sequence[str]
     With more than early binding, anygpu-scheduler runs as well. Of several replicas, webhooks and schedulers speak to
     the first. Returns the URL of the extender port.
     """
+    apply_crds(running)
     _, webhook = _ports(running, 1)
     found = [each for file in _files(bindings) for each in documents(file) if each["kind"] not in IN_CLUSTER_ONLY]
     for document in found:
@@ -43,6 +45,13 @@ def install(running: Cluster, *, scheduler: bool = True, bindings: Sequence[str]
         if "late" in bindings:
             start_scheduler(running)
     return url
+
+
+def apply_crds(running: Cluster) -> None:
+    """Apply the shipped CRDs, and return when the API server serves their kinds."""
+    running.kubectl("apply", "--server-side", "-f", MANIFESTS / CRDS)
+    names = [each["metadata"]["name"] for each in documents(CRDS)]
+    running.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
 
 
 def _files(bindings: Sequence[str]) -> Iterator[str]:
