@@ -3,6 +3,7 @@
 CapabilityError
 ├── ModelError       a model's need cannot be computed as asked
 ├── CatalogueError   shipped or registered data contradicts itself or names something unknown
+├── ReportError      what a node's agent reports is not as NodeGPUs has it
 └── QuantityError    a text is no Kubernetes quantity
 """
 
@@ -13,6 +14,10 @@ class CapabilityError(Exception):
 
 class CatalogueError(CapabilityError):
     """Data about GPU models is not usable; the text names the SKU and the field."""
+
+
+class ReportError(CapabilityError):
+    """A NodeGPUs's status is not as the kind has it; the text names the field."""
 
 
 class ModelError(CapabilityError):

@@ -1,11 +1,11 @@
-"""Node labels and resources -> what GPUs the node offers, and under which resource names."""
+"""Node labels, resources and its agent's report -> what GPUs the node offers, and under which resource names."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from capability_db import vendors
+from capability_db import reports, trust, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.sku import Sku, VendorName
 
@@ -17,6 +17,8 @@ PARTITION_LABEL = "anygpu.io/partition"
 """Set where the vendor's plain resource name stands for anything but whole devices of one model: `1g.10gb`, `cpx_nps4`,
 `shared-4`, `mi300x.mi325x`."""
 MAX_LABEL = 63
+MAX_REASONS = 2
+"""Reasons for unhealthy devices that a text lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,24 @@ class Pool:
     """All devices, the unhealthy ones too."""
     sku_counts: tuple[int, ...]
     """Devices of each of the class's models, where the node tells them apart; else its capacity for each."""
+    unhealthy: tuple[str, ...] = ()
+    """Why devices are not healthy, as far as a source says: `GPU-5ab1: XID 79`."""
+    withheld: int = 0
+    """Unhealthy devices that the device plugin offers nevertheless."""
+    fits: tuple[tuple[str, int], ...] = ()
+    """MIG profile -> how many more instances of it alone fit beside what lies on the node's GPUs of the class's models;
+    empty: nothing reports where instances lie."""
+
+    @property
+    def sickness(self) -> str | None:
+        """How many devices are not healthy and why: `2 of 8 unhealthy (GPU-5ab1: XID 79)`; None: all are healthy."""
+        count = self.capacity - self.allocatable
+        if count <= 0:
+            return None
+        shown = "; ".join(self.unhealthy[:MAX_REASONS])
+        if len(self.unhealthy) > MAX_REASONS:
+            shown += f"; {len(self.unhealthy) - MAX_REASONS} more"
+        return f"{count} of {self.capacity} unhealthy" + (f" ({shown})" if shown else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,29 +117,47 @@ class NodeFacts:
     """Vendors whose hardware the node's PCI labels show, whether or not a device plugin publishes it."""
     versions: tuple[tuple[str, str], ...]
     """Driver and runtime labels."""
+    conflicts: tuple[str, ...] = ()
+    """What sources say differently."""
 
 
 def read(
-    labels: Mapping[str, str], allocatable: Mapping[str, int], capacity: Mapping[str, int], catalogue: Catalogue
+    labels: Mapping[str, str],
+    allocatable: Mapping[str, int],
+    capacity: Mapping[str, int],
+    catalogue: Catalogue,
+    *,
+    taints: Collection[str] = (),
+    report: reports.Report | None = None,
 ) -> NodeFacts:
-    """The node's pools, from its labels and its integer resource counts; a resource at 0 of 0 is no pool."""
+    """The node's pools, from its labels, taint keys and integer resource counts, and what its agent reports if any.
+
+    A resource at 0 of 0 is no pool. Which source counts where several speak: `trust`.
+    """
     pools: list[Pool] = []
+    conflicts: list[str] = []
     names = sorted({*allocatable, *capacity})
     for vendor in vendors.VENDORS.values():
         for resource in names:
             if not vendor.owns(resource):
                 continue
             healthy, total = allocatable.get(resource, 0), capacity.get(resource, allocatable.get(resource, 0))
-            if max(healthy, total) > 0:
-                identity = vendor.identify(resource, vendor.mode_in(resource), labels, max(healthy, total), catalogue)
-                capacity_here = max(healthy, total)
-                counts = identity.counts or (capacity_here,) * len(identity.skus)
-                pools.append(Pool(_device_class(resource, vendor.name, identity), healthy, capacity_here, counts))
+            here = max(healthy, total)
+            if here <= 0:
+                continue
+            found = trust.settle(
+                trust.Question(vendor, resource, frozenset(names), here), labels, taints, report, catalogue
+            )
+            identity, sound = found.identity, min(healthy, here if found.healthy is None else found.healthy)
+            counts = identity.counts or (here,) * len(identity.skus)
+            device = _device_class(resource, vendor.name, identity)
+            pools.append(Pool(device, sound, here, counts, found.unhealthy, healthy - sound, found.fits))
+            conflicts += found.conflicts
     present = tuple(vendor.name for vendor in vendors.VENDORS.values() if _on_pci_bus(labels, vendor.pci_vendor))
     versions = tuple(
         (key, labels[key]) for vendor in vendors.VENDORS.values() for key in vendor.compute_keys if key in labels
     )
-    return NodeFacts(tuple(pools), present, versions)
+    return NodeFacts(tuple(pools), present, versions, tuple(dict.fromkeys(conflicts)))
 
 
 def node_labels(facts: NodeFacts) -> dict[str, str]:

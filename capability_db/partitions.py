@@ -3,6 +3,7 @@
 import functools
 import importlib.resources
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 
@@ -154,6 +155,44 @@ def mig_share(geometry: Geometry, profile: Profile) -> Share:
 def mig_memory_mib(sku_memory_mib: float, geometry: Geometry, profile: Profile) -> int:
     """MiB of an instance on a GPU of `sku_memory_mib`: as seen of drivers, else its part of the GPU's, rounded down."""
     return profile.memory_mib or int(sku_memory_mib * profile.size // geometry.memory_slices)
+
+
+Placed = tuple[Profile, int]
+"""One MIG instance: its profile, and the placement unit where it begins."""
+
+
+def free_starts(geometry: Geometry, occupied: Sequence[Placed]) -> dict[str, tuple[int, ...]]:
+    """By profile, the placement units at which an instance of it may begin beside those that are there.
+
+    Two instances never share a placement unit (which also bounds their compute slices, as the test enumerates); of a
+    profile there are `max` at most, and one instance of a GPU has the media extensions. What RTX PRO 6000's `+me.all`
+    leaves to others is not published: beside it every profile without media extensions counts as possible.
+    """
+    taken = {unit for profile, start in occupied for unit in range(start, start + profile.size)}
+    media = any(profile.media for profile, _ in occupied)
+    found: dict[str, tuple[int, ...]] = {}
+    for profile in geometry.profiles:
+        full = _there(profile, occupied) >= profile.max or (media and profile.media)
+        starts = () if full else profile.starts
+        found[profile.name] = tuple(each for each in starts if taken.isdisjoint(range(each, each + profile.size)))
+    return found
+
+
+def still_fit(geometry: Geometry, occupied: Sequence[Placed]) -> dict[str, int]:
+    """By profile, how many more instances of it alone fit beside those that are there."""
+    found: dict[str, int] = {}
+    for name, starts in free_starts(geometry, occupied).items():
+        profile = next(each for each in geometry.profiles if each.name == name)
+        count, end = 0, 0
+        for start in sorted(starts):  # of intervals of one size the earliest that fits leaves room for most
+            if start >= end:
+                count, end = count + 1, start + profile.size
+        found[name] = min(count, profile.max - _there(profile, occupied))
+    return found
+
+
+def _there(profile: Profile, occupied: Sequence[Placed]) -> int:
+    return sum(each.name == profile.name for each, _ in occupied)
 
 
 # --- AMD --------------------------------------------------------------------------------------------------------------

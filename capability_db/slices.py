@@ -5,14 +5,17 @@ counted as if all could be had), taints set by DeviceTaintRules, consumable capa
 that do not name one node. kube-scheduler, which allocates, reads them all.
 """
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import msgspec
 
-from capability_db import errors, quantities, vendors
+from capability_db import errors, quantities, reported, reports, trust, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass, Kind, Pool
+
+PCI_ADDRESS = "resource.kubernetes.io/pciBusID"
 
 Key = tuple[str, str, str]
 """Driver, pool and name: what tells one DRA device of a cluster from all others."""
@@ -51,6 +54,8 @@ class Capacity(Base, frozen=True):
 class Taint(Base, frozen=True):
     """A device's taint."""
 
+    key: str = ""
+    value: str | None = None
     effect: str = ""
 
 
@@ -100,10 +105,12 @@ class Published:
     """One device as its driver publishes it."""
 
     device: DeviceClass
-    healthy: bool
-    """Whether kube-scheduler may allocate it: no taint keeps it away, and its pool is complete."""
+    problem: str | None
+    """Why kube-scheduler may not allocate it, or should not: a taint, a pool that is not complete; None: it may."""
     memory_bytes: int | None
     """The whole device's memory, of which claims take parts where they may share it; None: unknown."""
+    ids: frozenset[str] = frozenset()
+    """The GPU's UUID and PCI address (of a part, its whole's), in lower case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,34 @@ def devices(slices: Iterable[ResourceSlice], catalogue: Catalogue) -> dict[Key, 
     return found
 
 
+def checked(
+    published: Mapping[Key, Published], report: reports.Report | None, catalogue: Catalogue
+) -> tuple[dict[Key, Published], tuple[str, ...]]:
+    """The published devices with what the node's agent says of them, and what the two say differently.
+
+    Where both name a model the agent's counts; health is the worse of both.
+    """
+    if report is None:
+        return dict(published), ()
+    by_id = {name: gpu for gpu in report.gpus for name in gpu.ids}
+    found: dict[Key, Published] = {}
+    conflicts: list[str] = []
+    for key, each in published.items():
+        gpu = next((by_id[name] for name in sorted(each.ids) if name in by_id), None)
+        if gpu is not None and gpu.vendor == each.device.vendor:
+            model, device = reported.model(gpu, catalogue), each.device
+            if model is not None and device.skus and model not in device.skus:
+                conflicts.append(f"{key[2]}: {model.id} by the agent, {trust.models(device.skus)} by its ResourceSlice")
+                device = dataclasses.replace(device, skus=(model,))
+            elif device.kind == "whole" and not gpu.mode and trust.differ(gpu.memory_mib, device.memory_mib):
+                conflicts.append(
+                    f"{key[2]}: {gpu.memory_mib} MiB by the agent, {device.memory_mib:.0f} MiB by its ResourceSlice"
+                )
+            each = dataclasses.replace(each, device=device, problem=each.problem or gpu.problem)
+        found[key] = each
+    return found, tuple(conflicts)
+
+
 def pools(slices: Iterable[ResourceSlice], catalogue: Catalogue) -> tuple[Pool, ...]:
     """One node's GPUs, given its slices: a pool for each distinct model, kind, mode and memory.
 
@@ -148,11 +183,17 @@ def pools(slices: Iterable[ResourceSlice], catalogue: Catalogue) -> tuple[Pool, 
 
 def grouped(published: Mapping[Key, Published]) -> tuple[Pool, ...]:
     """The pools that published devices make."""
-    classes: dict[DeviceClass, list[Published]] = {}
-    for each in published.values():
-        classes.setdefault(each.device, []).append(each)
+    classes: dict[DeviceClass, list[tuple[str, Published]]] = {}
+    for (_, _, name), each in published.items():
+        classes.setdefault(each.device, []).append((name, each))
     return tuple(
-        Pool(device, sum(each.healthy for each in alike), len(alike), (len(alike),) * len(device.skus))
+        Pool(
+            device,
+            sum(each.problem is None for _, each in alike),
+            len(alike),
+            (len(alike),) * len(device.skus),
+            tuple(f"{name}: {each.problem}" for name, each in alike if each.problem is not None),
+        )
         for device, alike in classes.items()
     )
 
@@ -174,7 +215,7 @@ def free(
             fits = key not in used
         else:
             fits = each.memory_bytes is None or used.get(key, 0) + (memory_bytes or 0) <= each.memory_bytes
-        left[each.device] = left.get(each.device, 0) + (each.healthy and fits)
+        left[each.device] = left.get(each.device, 0) + (each.problem is None and fits)
     return left
 
 
@@ -214,8 +255,13 @@ def _published(device: Device, vendor: vendors.Vendor, catalogue: Catalogue, *, 
         problem=None if shared else identity.problem,
         dra=True,
     )
-    tainted = any(taint.effect in ("NoSchedule", "NoExecute") for taint in device.taints or ())
-    return Published(found, complete and not tainted, total)
+    taints = [taint for taint in device.taints or () if taint.effect in ("NoSchedule", "NoExecute")]
+    problem = None if complete else "the ResourceSlices of its pool are not all there"
+    if taints:
+        problem = ", ".join(taint.key + (f"={taint.value}" if taint.value else "") for taint in taints) or "tainted"
+    named = (attributes.get("parentUUID"), attributes.get("uuid"))
+    where = (attributes.get("parentPciAddr"), attributes.get("pciAddr"), attributes.get(PCI_ADDRESS))
+    return Published(found, problem, total, reports.ids(named, where))
 
 
 def _most(capacity: Capacity, total: int) -> int:

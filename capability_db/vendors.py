@@ -1,4 +1,4 @@
-"""The GPU vendors: one definition each of resources, labels and taints; nothing else branches on a vendor."""
+"""The GPU vendors: one definition each of resources, labels and taints; besides `reported`, nothing branches on one."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,6 +11,17 @@ from capability_db.sku import Sku, VendorName
 
 Labels = Mapping[str, str]
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """What a driver says of one device's model; None: it does not say."""
+
+    product: str | None = None
+    """The driver's name of the model, spaces and all."""
+    pci_device_id: str | None = None
+    memory_mib: float | None = None
+    compute_units: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +113,18 @@ class Vendor:
     """What the device plugin appends to a resource name that it time-shares, if it is told to rename."""
     identify: Callable[[str, str | None, Labels, int, Catalogue], Identity]
     """(resource, partition mode in its name, node labels, devices, catalogue) -> Identity."""
+    recognise: Callable[[Named, Catalogue], Sku | None]
+    """The one model that a driver's words mean; None: they leave two or none."""
     several_partitions: bool
     """Whether one container can use several partitions (CUDA sees only the first MIG instance)."""
     driver: Driver
     """The DRA driver; never beside the device plugin on the same devices."""
     compute_keys: tuple[str, ...] = ()
     """Labels worth showing as the driver and runtime version."""
+    unhealthy_label: re.Pattern[str] | None = None
+    """Node labels whose value `unhealthy` says so of one GPU; group `id`."""
+    unhealthy_taints: tuple[str, ...] = ()
+    """Taint keys that say so of all the vendor's GPUs of the node."""
 
     def owns(self, resource: str) -> bool:
         """Whether a resource name is this vendor's."""
@@ -117,6 +134,13 @@ class Vendor:
     def tolerates(self, taint: str) -> bool:
         """Whether a taint key only keeps pods without this vendor's GPU away."""
         return taint in self.taints or self.owns(taint)
+
+    def unhealthy(self, labels: Labels) -> list[str]:
+        """The ids of the GPUs that node labels call unhealthy, in a stable order."""
+        if self.unhealthy_label is None:
+            return []
+        found = ((self.unhealthy_label.fullmatch(key), value) for key, value in labels.items())
+        return sorted(match["id"] for match, value in found if match and value == "unhealthy")
 
     def mode_in(self, resource: str) -> str | None:
         """The partition mode that a resource name carries."""
@@ -162,6 +186,24 @@ class Vendor:
     def partition_name(self, mode: str) -> str:
         """The resource name of a partition mode under the `mixed` strategy."""
         return self.partition_prefix + mode.replace("+", ".")
+
+
+PLAUSIBLE = 0.1
+"""Part by which a device's memory may differ from the SKU's where a PCI id alone names the model: a virtual GPU has the
+id of the whole one and a part of its memory."""
+
+
+def _by_driver(vendor: VendorName, label: str | None, named: Named, catalogue: Catalogue) -> Sku | None:
+    """The model by the product name as the vendor's label has it, else by a PCI id that no other card has."""
+    sku = catalogue.by_product(vendor, label) if label else None
+    if sku is not None or named.pci_device_id is None:
+        return sku
+    device_id = pci_id(named.pci_device_id)
+    owner = next((each for each in catalogue.by_pci(vendor, device_id) if device_id in each.match.pci), None)
+    memory = named.memory_mib
+    if owner is None or (memory is not None and abs(memory - owner.memory_mib) > PLAUSIBLE * owner.memory_mib):
+        return None
+    return owner
 
 
 def _number(text: str | None) -> int | None:
@@ -232,6 +274,12 @@ def _nvidia(resource: str, mode: str | None, labels: Labels, devices: int, catal
     )
 
 
+def _nvidia_model(named: Named, catalogue: Catalogue) -> Sku | None:
+    # As GPU feature discovery writes it (internal/lm/resource.go): what no label may hold is dropped.
+    label = re.sub(r"[^A-Za-z0-9_. -]", "", named.product or "").strip().replace(" ", "-")
+    return _by_driver("nvidia", label, named, catalogue)
+
+
 def _by_cloud(vendor: VendorName, labels: Labels, catalogue: Catalogue) -> tuple[Sku | None, str | None]:
     sku = catalogue.by_cloud(labels)
     if sku is not None and sku.vendor == vendor:
@@ -294,6 +342,13 @@ def _amd_sku(device_id: str, product: str | None, vram: float | None, cus: int |
     return left[0] if len(left) == 1 and len(candidates) > 1 else None
 
 
+def _amd_model(named: Named, catalogue: Catalogue) -> Sku | None:
+    label = re.sub(r"[()]", "", named.product or "").strip().replace(" ", "_") or None
+    if named.pci_device_id is None:
+        return catalogue.by_product("amd", label) if label else None
+    return _amd_sku(named.pci_device_id, label, named.memory_mib, named.compute_units, catalogue)
+
+
 def _amd(resource: str, mode: str | None, labels: Labels, devices: int, catalogue: Catalogue) -> Identity:
     ids = _amd_values("device-id", labels)
     products = list(_amd_values("product-name", labels))
@@ -327,6 +382,8 @@ def _amd(resource: str, mode: str | None, labels: Labels, devices: int, catalogu
         mode, parts = "partition", None  # less memory than the model has: a partition that no label names
     if mode and parts and smallest and (memory is None or memory > 0.75 * smallest):
         memory = (memory or smallest) / parts  # the label tells the whole device's memory
+    elif mode and not parts and smallest and memory and memory > 0.75 * smallest:
+        memory = None  # the whole device's, of which the part is not known
     share = 1 / parts if parts else (memory / smallest if memory and smallest else None)
     return Identity(
         skus=skus,
@@ -365,6 +422,10 @@ def _intel(resource: str, mode: str | None, labels: Labels, devices: int, catalo
     )
 
 
+def _intel_model(named: Named, catalogue: Catalogue) -> Sku | None:
+    return _by_driver("intel", (named.product or "").strip().replace(" ", "_"), named, catalogue)
+
+
 # --- DRA drivers: kubernetes-sigs/dra-driver-nvidia-gpu (deviceinfo.go), ROCm/k8s-gpu-dra-driver (deviceinfo.go,
 # docs/driver-attributes.md), intel/intel-resource-drivers-for-kubernetes (node_state.go, models.go) -------------------
 
@@ -396,6 +457,7 @@ NVIDIA: Final = Vendor(
     pci_vendor="10de",
     shared_suffix=".shared",
     identify=_nvidia,
+    recognise=_nvidia_model,
     several_partitions=False,
     driver=Driver(
         name="gpu.nvidia.com",
@@ -418,6 +480,7 @@ AMD: Final = Vendor(
     pci_vendor="1002",
     shared_suffix=None,
     identify=_amd,
+    recognise=_amd_model,
     several_partitions=True,
     driver=Driver(
         name="gpu.amd.com",
@@ -430,6 +493,8 @@ AMD: Final = Vendor(
         profile="partitionProfile",
     ),
     compute_keys=("amd.com/gpu.driver-version",),
+    unhealthy_label=re.compile(r"metricsexporter\.amd\.com\.gpu\.(?P<id>.+)\.state"),
+    unhealthy_taints=("amd-gpu-unhealthy",),
 )
 INTEL: Final = Vendor(
     name="intel",
@@ -441,6 +506,7 @@ INTEL: Final = Vendor(
     pci_vendor="8086",
     shared_suffix=None,
     identify=_intel,
+    recognise=_intel_model,
     several_partitions=True,
     driver=Driver(name="gpu.intel.com", product="model", space="_", part=_no_part, pci="pciId"),
 )

@@ -329,7 +329,7 @@ class Binder:
 
     def _device(self, pod: kube.Pod, node: kube.Node, resource: str) -> DeviceClass:
         """The node's devices under a resource name, judged anew; raises CannotBind where they do not meet the needs."""
-        facts = fleets.read_node(node, self._fleet.catalogue)[0]
+        facts = self._fleet.read(node)[0]
         question = asks.read(pod, self._fleet.catalogue)
         reason = f"{node.metadata.name} has no {resource} now"
         for pool in facts.pools:
@@ -353,12 +353,12 @@ class Binder:
         """Write the pod's entry into the node's record; raises CannotBind where the devices are not free."""
         bound = {pod.identity for pod in there}
         record = record.without(bound - {asked.uid})
-        short = _short(asked.uid, record, node, there, devices)
+        short = _short(asked.uid, record, self._fleet.read(node)[1], there, devices)
         if short is not None and not live:
             raise _Conflict(f"the record of node {asked.node}")  # refused on hearsay? look first
         if short is not None:
             record = record.without(await self._spent(record, asked.uid))
-            short = _short(asked.uid, record, node, there, devices)
+            short = _short(asked.uid, record, self._fleet.read(node)[1], there, devices)
         if short is not None:
             raise CannotBind(f"{asked.node}: {short}")
         if record.version is None:
@@ -555,12 +555,11 @@ def _check(document: Json, asked: Arguments) -> kube.Pod:
 def _short(
     uid: kube.PodUid,
     record: reservations.Record,
-    node: kube.Node,
+    allocatable: Mapping[str, int],
     there: Collection[kube.Pod],
     devices: Mapping[str, int],
 ) -> str | None:
-    """Which devices are not free on the node; None: all are."""
-    allocatable = kube.amounts(node.status.allocatable)
+    """Which devices are not free on a node of so many thousandths of each resource; None: all are."""
     taken: dict[str, int] = {}
     for pod in there:
         if pod.identity != uid:

@@ -1,10 +1,11 @@
-"""What the service writes to the cluster: SKU labels on nodes, and events that say what a pod was given.
+"""What the service writes to the cluster: SKU labels and a condition on nodes, events that say what a pod was given.
 
-Both are functions of the node table: what is written already is not written again, what fails is tried again, and two
+All are functions of the node table: what is written already is not written again, what fails is tried again, and two
 replicas doing it at once write the same.
 """
 
 import asyncio
+import datetime
 import random
 import time
 from collections.abc import Mapping
@@ -21,6 +22,9 @@ CONFLICTS = (404, 409, 422)
 """Statuses that mean somebody was faster: the next event brings the truth."""
 MAX_RETRY_SECONDS = 30.0
 PARALLEL = 4
+CONFLICT = "anygpu.io/GPUFactsConflict"
+"""The node condition that says whether sources contradict each other about its GPUs."""
+MAX_MESSAGE = 1024
 MAX_EVENTS = 1000
 """Events waiting to be written; beyond this the newest are dropped, since the decision itself is on the pod."""
 
@@ -34,6 +38,30 @@ def label_changes(row: fleets.Row) -> dict[str, str | None]:
     changes: dict[str, str | None] = {key: value for key, value in want.items() if have.get(key) != value}
     changes.update(dict.fromkeys(have.keys() - want.keys()))
     return changes
+
+
+def condition_change(row: fleets.Row, now: float) -> dict[str, Any] | None:
+    """The condition GPUFactsConflict as it should be on the node, `now` in unix seconds; None: it is so already.
+
+    A node on which sources never differed has none.
+    """
+    there = next((each for each in row.node.status.conditions or () if each.type == CONFLICT), None)
+    message = "; ".join(row.facts.conflicts)[:MAX_MESSAGE]
+    status = "True" if message else "False"
+    if there is None and not message:
+        return None
+    if there is not None and there.status == status and (there.message or "") == message:
+        return None
+    time_now = datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    since = there.last_transition_time if there is not None and there.status == status else None
+    return {
+        "type": CONFLICT,
+        "status": status,
+        "reason": "SourcesDisagree" if message else "SourcesAgree",
+        "message": message,
+        "lastTransitionTime": since or time_now,
+        "lastHeartbeatTime": time_now,
+    }
 
 
 def decision_event(pod: kube.Pod, made: decision.Decision, now: float) -> dict[str, Any]:
@@ -99,10 +127,13 @@ class Writer:
 
     async def _write_all(self) -> bool:
         labels = [(row.name, changes) for row in self._fleet.rows.values() if (changes := label_changes(row))]
+        now = time.time()
+        conditions = [(row.name, change) for row in self._fleet.rows.values() if (change := condition_change(row, now))]
         waiting, self._events = self._events, {}
         slots = asyncio.Semaphore(PARALLEL)
         done = await asyncio.gather(
             *(self._label(slots, name, changes) for name, changes in labels),
+            *(self._condition(slots, name, change) for name, change in conditions),
             *(self._event(slots, pod, made) for pod, made in waiting.values()),
         )
         return all(done)
@@ -111,6 +142,19 @@ class Writer:
         async with slots:
             return await self._try(
                 "labelling a node", name, self._api.patch, f"/api/v1/nodes/{name}", {"metadata": {"labels": changes}}
+            )
+
+    async def _condition(self, slots: asyncio.Semaphore, name: str, change: Mapping[str, Any]) -> bool:
+        def write(path: str, body: Mapping[str, Any]) -> Any:
+            return self._api.patch(path, body, "strategic")  # merges the list of conditions by their type
+
+        async with slots:
+            return await self._try(
+                "writing a node's condition",
+                name,
+                write,
+                f"/api/v1/nodes/{name}/status",
+                {"status": {"conditions": [change]}},
             )
 
     async def _event(self, slots: asyncio.Semaphore, pod: kube.Pod, made: decision.Decision) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from capability_db import slices
+from capability_db import reports, slices
 from scheduler import claims, errors, kube, needs, quota, reservations
 from scheduler import fleet as fleets
 
@@ -191,6 +191,7 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
     fleet.replace(records=[record for each in found["ConfigMap"] if (record := reservations.of(each))])
     fleet.quotas.replace(found["ResourceQuota"])
     fleet.replace_dra(found["ResourceSlice"], found["ResourceClaim"])
+    fleet.replace_reports(found["NodeGPUs"])
     fleet.device_classes = {
         each.metadata.name: each.spec.extended_resource_name for each in found["DeviceClass"]
     } or None
@@ -202,6 +203,7 @@ _OTHERS: dict[str, type[Any]] = {
     "ResourceClaim": claims.Claim,
     "DeviceClass": kube.DeviceClass,
     "ResourceQuota": quota.ResourceQuota,
+    "NodeGPUs": reports.NodeGPUs,
 }
 
 

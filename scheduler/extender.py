@@ -251,11 +251,12 @@ def _refusal(look: _Look, row: fleets.Row) -> str | None:
     closest: str | None = None
     for pool in row.facts.pools:
         reason = look.refused[id(pool.device)]
-        if reason is None and look.counts and look.left(row, pool) < look.count:
-            reason = NOT_FREE
+        # kube-scheduler counts devices that the device plugin offers though they are unhealthy.
+        if reason is None and (look.counts or pool.withheld) and look.left(row, pool) < look.count:
+            reason = f"{NOT_FREE}; {pool.sickness}" if pool.withheld else NOT_FREE
         if reason is None:
             return None
-        closest = reason if closest is None or reason == NOT_FREE else closest
+        closest = reason if closest is None or reason.startswith(NOT_FREE) else closest
     return closest or NO_GPU
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
-from capability_db import slices
+from capability_db import reports, resources, slices
 from scheduler import claims, control, kube, needs, quota, rescue, reservations, stranded, watch
 from scheduler import fleet as fleets
 
@@ -52,7 +52,7 @@ def feeds(
     rescuer: rescue.Rescuer | None = None,
 ) -> list[Feed[Any]]:
     """Everything that the bindings that are on want known; `writer` and `rescuer` are told what concerns them."""
-    found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet)]
+    found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet), _reports(fleet, writer)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
     if "late" in bindings:
@@ -102,6 +102,23 @@ def _pods(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Pod]:
                 writer.saw_pod(pod)
 
     return Feed("/api/v1/pods", kube.Pod, on_list, on_event, watch.RUNNING_PODS)
+
+
+def _reports(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[reports.NodeGPUs]:
+    def on_list(found: list[reports.NodeGPUs]) -> None:
+        fleet.replace_reports(found)
+        _nudge(writer)
+
+    def on_event(found: reports.NodeGPUs, gone: bool) -> None:
+        before = fleet.facts_version
+        if gone:
+            fleet.remove_report(found.metadata.name)
+        else:
+            fleet.apply_report(found)
+        if fleet.facts_version != before:  # most beats bring nothing new
+            _nudge(writer)
+
+    return Feed(resources.KINDS["NodeGPUs"].path, reports.NodeGPUs, on_list, on_event, optional=True)
 
 
 def _rejected(rescuer: rescue.Rescuer) -> Feed[kube.Pod]:

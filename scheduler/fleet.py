@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capability_db import errors as capability_errors
-from capability_db import node_facts, slices, vendors
+from capability_db import node_facts, reports, slices, vendors
 from capability_db.catalogue import Catalogue
 from scheduler import claims, crossing, kube, quota, reservations
 from scheduler import decision as decisions
@@ -46,6 +46,8 @@ class Row:
     """The devices of DRA drivers."""
     claimed: Mapping[slices.Key, Mapping[str, slices.Taken]] = field(default_factory=dict)
     """What claims hold of each device of the cluster, by the claim's uid; shared by all rows."""
+    heard: reports.Heard | None = None
+    """What the node's agent says; None: it has said nothing."""
 
     @property
     def name(self) -> str:
@@ -116,6 +118,8 @@ class Fleet:
         self._claimed: dict[slices.Key, dict[str, slices.Taken]] = {}
         self._claims: dict[str, list[slices.Key]] = {}
         """What each claim holds, by its uid."""
+        self._heard: dict[str, reports.Heard] = {}
+        """By node, whether or not the node is there."""
 
     def apply_node(self, node: kube.Node) -> None:
         """Take a node as it is now."""
@@ -126,6 +130,7 @@ class Fleet:
             and old.node.metadata.labels == node.metadata.labels
             and old.node.status.allocatable == node.status.allocatable
             and old.node.status.capacity == node.status.capacity
+            and old.node.spec.taints == node.spec.taints
         ):
             self.rows[name] = dataclasses.replace(old, node=node)
             return
@@ -133,30 +138,40 @@ class Fleet:
         self._put_row(node, old, usage)
 
     def _put_row(self, node: kube.Node, old: Row | None, usage: Usage) -> None:
-        """Read a node anew, with what DRA drivers publish of it."""
+        """Read a node anew, with what DRA drivers publish of it and its agent reports."""
         name = node.metadata.name
-        facts, allocatable, capacity = read_node(node, self.catalogue)
+        heard = self._heard.get(name)
+        report = heard.report if heard else None
+        facts, allocatable, capacity = self.read(node)
+        listed = slices.devices(self._slices.get(name, {}).values(), self.catalogue)
+        published, conflicts = slices.checked(listed, report, self.catalogue)
         published = {
-            key: dataclasses.replace(each, device=self._intern(each.device))
-            for key, each in slices.devices(self._slices.get(name, {}).values(), self.catalogue).items()
+            key: dataclasses.replace(each, device=self._intern(each.device)) for key, each in published.items()
         }
         pools = [dataclasses.replace(pool, device=self._intern(pool.device)) for pool in facts.pools]
-        facts = node_facts.NodeFacts((*pools, *slices.grouped(published)), facts.present, facts.versions)
+        facts = dataclasses.replace(
+            facts, pools=(*pools, *slices.grouped(published)), conflicts=(*facts.conflicts, *conflicts)
+        )
         own = node_facts.node_labels(facts)
         labels = {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
-        self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels, published, self._claimed)
+        self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels, published, self._claimed, heard)
         for key in old.published if old else ():
             self._devices.pop(key, None)
         self._devices |= {key: each.device for key, each in published.items()}
         if old is None or old.facts != facts:
             self.facts_version += 1
 
+    def read(self, node: kube.Node) -> tuple[node_facts.NodeFacts, dict[str, int], dict[str, int]]:
+        """What a node's object, as given, and its agent say: its GPUs, and thousandths of allocatable and capacity."""
+        heard = self._heard.get(node.metadata.name)
+        return read_node(node, self.catalogue, heard.report if heard else None)
+
     def apply_slice(self, found: slices.ResourceSlice) -> None:
         """Take a ResourceSlice as it is now; one of no single node, or of an unknown driver, says nothing to us."""
         node = found.spec.node_name
         if node and vendors.of_driver(found.spec.driver):
             self._slices.setdefault(node, {})[found.metadata.name] = found
-            self._slice_changed(node)
+            self._read_again(node)
 
     def remove_slice(self, found: slices.ResourceSlice) -> None:
         """Forget a ResourceSlice."""
@@ -164,12 +179,36 @@ class Fleet:
         if self._slices.get(node, {}).pop(found.metadata.name, None) is not None:
             if not self._slices[node]:
                 del self._slices[node]
-            self._slice_changed(node)
+            self._read_again(node)
 
-    def _slice_changed(self, node: str) -> None:
+    def _read_again(self, node: str) -> None:
         row = self.rows.get(node)
         if row is not None:
             self._put_row(row.node, row, row.usage)
+
+    def apply_report(self, found: reports.NodeGPUs) -> None:
+        """Take what a node's agent says now; what is no report leaves the last good one in force."""
+        node = found.metadata.name
+        before = self._heard.get(node)
+        heard = self._heard[node] = reports.hear(found, before)
+        row = self.rows.get(node)
+        if before is None or before.report != heard.report:
+            self._read_again(node)
+        elif row is not None and before != heard:
+            self.rows[node] = dataclasses.replace(row, heard=heard)
+
+    def remove_report(self, node: str) -> None:
+        """Forget what a node's agent said."""
+        if self._heard.pop(node, None) is not None:
+            self._read_again(node)
+
+    def replace_reports(self, found: Iterable[reports.NodeGPUs]) -> None:
+        """Take a whole list of reports."""
+        there = {each.metadata.name: each for each in found}
+        for node in [node for node in self._heard if node not in there]:
+            self.remove_report(node)
+        for each in there.values():
+            self.apply_report(each)
 
     def apply_claim(self, claim: claims.Claim) -> None:
         """Take a ResourceClaim as it is now: what it was allocated it holds."""
@@ -449,8 +488,13 @@ class Fleet:
         return self._classes.setdefault(device, device)
 
 
-def read_node(node: kube.Node, catalogue: Catalogue) -> tuple[node_facts.NodeFacts, dict[str, int], dict[str, int]]:
-    """What a node's object says: its GPUs, and thousandths of each allocatable resource and of its capacity."""
+def read_node(
+    node: kube.Node, catalogue: Catalogue, report: reports.Report | None = None
+) -> tuple[node_facts.NodeFacts, dict[str, int], dict[str, int]]:
+    """What a node's object and its agent say: its GPUs, and thousandths of each allocatable resource and its capacity.
+
+    Unhealthy devices that the device plugin offers nevertheless are not allocatable.
+    """
     allocatable = kube.amounts(node.status.allocatable)
     capacity = kube.amounts(node.status.capacity) or allocatable
     facts = node_facts.read(
@@ -458,8 +502,11 @@ def read_node(node: kube.Node, catalogue: Catalogue) -> tuple[node_facts.NodeFac
         {key: amount // 1000 for key, amount in allocatable.items()},
         {key: amount // 1000 for key, amount in capacity.items()},
         catalogue,
+        taints=[taint.key for taint in node.spec.taints or ()],
+        report=report,
     )
-    return facts, allocatable, capacity
+    withheld = {pool.device.resource: 1000 * pool.allocatable for pool in facts.pools if pool.withheld}
+    return facts, {**allocatable, **withheld}, capacity
 
 
 def _requests(pod: kube.Pod) -> dict[str, int]:

@@ -196,9 +196,8 @@ def _devices(change: str | None) -> int:
 
 
 def _too_few(pool: Pool, ask: Ask) -> fit.Unmet:
-    unhealthy = pool.capacity - pool.allocatable
-    note = f" ({unhealthy} unhealthy)" if unhealthy else ""
-    text = f"{pool.device.label}: {pool.allocatable} {pool.device.resource}{note}, {ask.count} asked"
+    note = f", {pool.sickness}" if pool.sickness else ""
+    text = f"{pool.device.label}: {pool.allocatable} {pool.device.resource}, {ask.count} asked{note}"
     return fit.Unmet("gpus", text, None)
 
 
@@ -224,7 +223,8 @@ def _taken(offer: Offer, look: _Look) -> str | None:
     free = max(0, offer.row.left(offer.pool, look.ask.needs.memory_bytes))
     held = look.fleet.held(offer.row.name, resource)
     waiting = f", {held} of them held by admitted pods" if held else ""
-    return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {look.ask.count} asked"
+    sick = f"; {offer.pool.sickness}" if offer.pool.sickness else ""
+    return f"{free} of {offer.pool.allocatable} {resource} free{waiting}, {look.ask.count} asked{sick}"
 
 
 def _no_device(row: fleets.Row) -> str:

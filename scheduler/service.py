@@ -108,7 +108,7 @@ def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool], binder: binder
     @app.get("/nodes")
     async def nodes() -> Response:
         """The fleet as anygpu sees it."""
-        return JSONResponse(inventory.nodes(fleet))
+        return JSONResponse(inventory.nodes(fleet, time.time()))
 
     @app.get("/skus")
     async def skus() -> Response:

@@ -64,7 +64,7 @@ def load_fleet(cluster: Path | None) -> fleets.Fleet:
                 continue
             if status != FORBIDDEN or feed.path in MUST_READ:
                 raise errors.Unreachable(f"the cluster at {api.server} did not answer: {error}") from error
-            warn(f"warning: {feed.path} may not be read; what it says of late and claim pods is not counted")
+            warn(f"warning: {feed.path} may not be read; what it says of GPUs, late and claim pods is not counted")
     return fleet
 
 

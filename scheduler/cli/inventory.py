@@ -1,5 +1,6 @@
 """`anygpu nodes` and `anygpu skus`: the fleet as anygpu sees it, and the capability DB."""
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -26,24 +27,28 @@ def nodes(
       anygpu nodes --cluster snapshot.yaml -o json
     """
     fleet = common.load_fleet(cluster)
+    # Of a snapshot nobody knows how old it is: agents are compared with the one heard last.
+    now = time.time() if cluster is None else inventory.last_heard(fleet)
     if output is not common.Output.table:
-        common.emit(inventory.nodes(fleet), output)
+        common.emit(inventory.nodes(fleet, now), output)
         return
     rows: list[tuple[object, ...]] = []
+    cut = any(pool.fits for row in fleet.rows.values() for pool in row.facts.pools)
     for name in sorted(fleet.rows):
         row = fleet.rows[name]
-        state = inventory.state(row)
+        state = inventory.state(row, now)
         if not row.facts.pools and (every or row.facts.present):
-            rows.append((name, None, None, None, None, None, state))
+            rows.append((name, *[None] * (6 if cut else 5), state))
         for pool in row.facts.pools:
             free = max(0, row.left(pool))
             counts = f"{free}/{pool.allocatable}" + (f" of {pool.capacity}" if pool.capacity > pool.allocatable else "")
             if held := fleet.ledger.on_node(name, pool.device.resource):
                 counts += f", {held} held"
-            rows.append(
-                (name, pool.device.vendor, pool.device.label, pool.device.resource, counts, _memory(pool), state)
-            )
-    common.table(("NODE", "VENDOR", "GPU", "RESOURCE", "FREE", "MEMORY", "STATUS"), rows, right=("FREE",))
+            device = pool.device
+            more = (inventory.fits(pool),) if cut else ()
+            rows.append((name, device.vendor, device.label, device.resource, counts, _memory(pool), *more, state))
+    more = ("STILL FITS",) if cut else ()
+    common.table(("NODE", "VENDOR", "GPU", "RESOURCE", "FREE", "MEMORY", *more, "STATUS"), rows, right=("FREE",))
 
 
 def _memory(pool: Pool) -> str | None:
@@ -92,6 +97,22 @@ def skus(
         (_row(each) for each in found),
         right=("MEMORY", "GB/S", *(name.upper() for name in FORMATS), "WATTS"),
     )
+    if sku is not None and (parts := inventory.parts(found[0])):
+        common.say("")
+        common.table(
+            ("PARTITION", "MAX", "MEMORY", "COMPUTE", "STARTS"),
+            (
+                (
+                    each["mode"],
+                    each["max"],
+                    quantities.gib(each["memoryMiB"]),
+                    each["compute"],
+                    ",".join(map(str, each.get("starts", ()))),
+                )
+                for each in parts
+            ),
+            right=("MAX", "MEMORY"),
+        )
 
 
 def _row(sku: Sku) -> tuple[object, ...]:

@@ -334,7 +334,7 @@ def test_pods_take_all_devices_that_fit_and_no_others(lab: Lab, stated: dict[str
         *(dranodes.resource_slice(lab.name(each["name"]), driver, [each]) for driver, each in devices),
     )
     asked = ask(**stated)
-    expected = {key for key in lab.fitting(asked) if lab.devices()[key].healthy}
+    expected = {key for key in lab.fitting(asked) if lab.devices()[key].problem is None}
     assert expected
     pods = [f"p{number}" for number in range(len(expected) + 1)]
     for pod in pods:

@@ -189,3 +189,132 @@ def test_the_partition_table_and_the_skus_agree(amd: Sku) -> None:
     assert all(partitions.amd_parts(amd, compute) for compute in amd.compute_modes)
     paired = {mode for compute in amd.compute_modes for mode in partitions.amd_memory_modes(amd, compute)}
     assert paired == {*amd.memory_modes}
+
+
+# --- What still fits on a GPU ---------------------------------------------------------------------------------------
+
+
+def placements(key: str, *without: str) -> list[partitions.Placed]:
+    """Every placement of every profile without media extensions."""
+    return [
+        (profile, start)
+        for profile in GEOMETRIES[key].profiles
+        if not profile.media and profile.name not in without
+        for start in profile.starts
+    ]
+
+
+def layouts(key: str, there: list[partitions.Placed]) -> set[frozenset[tuple[str, int]]]:
+    """Every set of the placements that the GPU can hold, one instance after the other."""
+    found: set[frozenset[tuple[str, int]]] = set()
+
+    def extend(occupied: list[partitions.Placed]) -> None:
+        layout = frozenset((profile.name, start) for profile, start in occupied)
+        if layout in found:
+            return
+        found.add(layout)
+        free = partitions.free_starts(GEOMETRIES[key], occupied)
+        for profile, start in there:
+            if start in free[profile.name]:
+                extend([*occupied, (profile, start)])
+
+    extend([])
+    return found
+
+
+def maximal(key: str, there: list[partitions.Placed]) -> list[frozenset[tuple[str, int]]]:
+    every = layouts(key, there)
+    names = [(profile.name, start) for profile, start in there]
+    return [layout for layout in every if not any(layout | {each} in every for each in names if each not in layout)]
+
+
+def mixes(found: list[frozenset[tuple[str, int]]]) -> set[tuple[str, ...]]:
+    """The layouts as multisets of profiles of which none is part of another."""
+    every = {tuple(sorted(name for name, _ in layout)) for layout in found}
+
+    def within(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+        return one != other and all(one.count(name) <= other.count(name) for name in one)
+
+    return {mix for mix in every if not any(within(mix, other) for other in every)}
+
+
+def test_an_a100_80gb_has_as_many_layouts_as_were_enumerated_elsewhere() -> None:
+    there = placements("a100-80gb")
+    assert len(there) == 18
+    found = maximal("a100-80gb", there)
+    assert (len(found), len(mixes(found))) == (78, 28)
+    plain = maximal("a100-80gb", placements("a100-80gb", "1g.20gb"))
+    assert (len(plain), len(mixes(plain))) == (19, 12)
+    assert len(mixes(maximal("a30", placements("a30")))) == 4
+
+
+@pytest.mark.parametrize("key", [key for key, each in GEOMETRIES.items() if each.memory_slices == 8])
+def test_no_layout_has_more_compute_than_the_gpu(key: str) -> None:
+    every = layouts(key, placements(key))
+    profiles = {each.name: each for each in GEOMETRIES[key].profiles}
+    units = {
+        frozenset(unit for name, start in layout for unit in range(start, start + profiles[name].size))
+        for layout in every
+    }
+    assert len(units) == 192  # 256, but unit 7 is only ever taken together with unit 6
+    assert max(sum(profiles[name].compute for name, _ in layout) for layout in every) == 7
+
+
+def test_what_fits_on_an_empty_gpu_is_what_the_vendor_states() -> None:
+    for geometry in GEOMETRIES.values():
+        assert partitions.still_fit(geometry, []) == {each.name: each.max for each in geometry.profiles}
+
+
+def test_what_still_fits_depends_on_where_instances_lie() -> None:
+    geometry, three = GEOMETRIES["a100-80gb"], profile_of("a100-80gb", "3g.40gb")
+    one, media = profile_of("a100-80gb", "1g.10gb"), profile_of("a100-80gb", "1g.10gb+me")
+    assert partitions.still_fit(geometry, [(three, 4)]) == {
+        "1g.10gb": 4,
+        "1g.10gb+me": 1,
+        "1g.20gb": 2,
+        "2g.20gb": 2,
+        "3g.40gb": 1,
+        "4g.40gb": 1,
+        "7g.80gb": 0,
+    }
+    assert partitions.still_fit(geometry, [(three, 0)]) == {
+        "1g.10gb": 3,
+        "1g.10gb+me": 1,
+        "1g.20gb": 2,
+        "2g.20gb": 1,
+        "3g.40gb": 1,
+        "4g.40gb": 0,
+        "7g.80gb": 0,
+    }
+    assert partitions.free_starts(geometry, [(one, 1)])["2g.20gb"] == (2, 4)
+    assert partitions.free_starts(geometry, [(media, 6)])["1g.10gb+me"] == ()
+    assert partitions.still_fit(geometry, [(one, start) for start in range(7)])["1g.20gb"] == 0
+
+
+@pytest.mark.parametrize("key", ["a30", "rtx-pro-6000"])
+def test_one_instance_of_a_gpu_has_the_media_extensions(key: str) -> None:
+    geometry = GEOMETRIES[key]
+    media = [each for each in geometry.profiles if each.media]
+    for first in media:
+        left = partitions.still_fit(geometry, [(first, first.starts[0])])
+        assert [left[each.name] for each in media] == [0] * len(media)
+
+
+def test_no_instance_is_counted_where_another_lies_or_beyond_the_maximum() -> None:
+    """Whatever lies there, so many more of a profile can really be placed, and not one more."""
+    for key in ("a30", "a100-40gb", "rtx-pro-6000"):
+        geometry = GEOMETRIES[key]
+        there = [(profile, start) for profile in geometry.profiles[:4] for start in profile.starts]
+        profiles = {each.name: each for each in geometry.profiles}
+        for layout in layouts(key, there):
+            occupied = [(profiles[name], start) for name, start in layout]
+            free, count = partitions.free_starts(geometry, occupied), partitions.still_fit(geometry, occupied)
+            for name, starts in free.items():
+                size, room = profiles[name].size, 0
+                for chosen in itertools.chain.from_iterable(
+                    itertools.combinations(starts, many) for many in range(len(starts) + 1)
+                ):
+                    if all(b - a >= size for a, b in itertools.pairwise(sorted(chosen))):
+                        room = max(room, len(chosen))
+                held = sum(each == name for each, _ in layout)
+                assert count[name] == min(room, profiles[name].max - held)

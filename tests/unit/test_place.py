@@ -69,7 +69,7 @@ def test_unhealthy_devices_are_not_given() -> None:
     )
     (placed,) = place_all(fleet, gpunodes.pod(gpus="2"))
     assert placed.node is None
-    assert placed.verdicts[0].reason == "t4: 1 nvidia.com/gpu (3 unhealthy), 2 asked"
+    assert placed.verdicts[0].reason == "t4: 1 nvidia.com/gpu, 2 asked, 3 of 4 unhealthy"
 
 
 def test_cpu_and_memory_count_for_gpu_pods_too() -> None:
