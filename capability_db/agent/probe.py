@@ -16,6 +16,8 @@ PATIENCE: Final = (0.0, 0.0, 30.0, 60.0)
 """Seconds before the child is started again after that many failures in a row; a fresh Python costs 0.1 s of CPU."""
 ABSENT_SECONDS: Final = 60.0
 """Between two looks for a library that is not there: drivers are installed late."""
+START_SECONDS: Final = 20.0
+"""More for the first answer of a child: NVML wakes every GPU that nobody keeps awake, which takes seconds each."""
 KILLED_SECONDS: Final = 2.0
 
 
@@ -32,14 +34,18 @@ class Probe:
         vendor: devices.Vendor,
         deadline_seconds: float,
         *,
+        start_seconds: float = START_SECONDS,
         start: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.vendor: devices.Vendor = vendor
-        self._deadline = deadline_seconds
+        self._deadline, self._start_seconds = deadline_seconds, start_seconds
         self._start = list(start or command(vendor))
         self._clock = clock
         self._child: subprocess.Popen[bytes] | None = None
+        self._has_answered = False
+        """Whether the child that runs now has."""
+        self._allowed = deadline_seconds
         self._failures = 0
         self._again_at = -1.0
         self._last: reading.Answer | None = None
@@ -56,7 +62,7 @@ class Probe:
         answer = self._answer()
         self._last = answer
         if answer.kind == "ok":
-            self._failures = 0
+            self._has_answered, self._failures = True, 0
             return answer
         self.close()
         if answer.kind == "absent":
@@ -68,7 +74,7 @@ class Probe:
 
     def close(self) -> None:
         """End the child."""
-        child, self._child = self._child, None
+        child, self._child, self._has_answered = self._child, None, False
         if child is None:
             return
         child.kill()
@@ -87,7 +93,7 @@ class Probe:
             return reading.Answer("failed", text=f"the reading process cannot be reached: {error}")
         if line is None:
             return reading.Answer(
-                "failed", text=f"the library did not answer within {self._deadline:g} s; its process was killed"
+                "failed", text=f"the library did not answer within {self._allowed:g} s; its process was killed"
             )
         if not line.endswith(b"\n"):
             return reading.Answer("failed", text=f"the reading process ended: {self._ending()}")
@@ -109,7 +115,8 @@ class Probe:
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(b"\n")
             child.stdin.flush()
-        until, parts = self._clock() + self._deadline, []
+        self._allowed = self._deadline + (0 if self._has_answered else self._start_seconds)
+        until, parts = self._clock() + self._allowed, []
         with selectors.DefaultSelector() as selector:
             selector.register(child.stdout, selectors.EVENT_READ)
             while True:

@@ -8,7 +8,7 @@ import traceback
 import typer
 
 from scheduler import errors
-from scheduler.cli import demo, explain, fit, inventory, place, serve
+from scheduler.cli import agent, demo, explain, fit, inventory, place, serve
 
 app = typer.Typer(
     name="anygpu",
@@ -24,6 +24,7 @@ app.command("fit")(fit.command)
 app.command("nodes")(inventory.nodes)
 app.command("skus")(inventory.skus)
 app.command("serve")(serve.command)
+app.command("agent")(agent.command)
 app.command("demo")(demo.command)
 
 

@@ -11,8 +11,6 @@ from capability_db.sku import Sku
 
 Lines = dict[str, Any]
 
-PROFILE_IDS = {"1g": 19, "1g+me": 20, "1g double": 15, "2g": 14, "3g": 9, "4g": 5, "7g": 0}
-
 
 def sku(sku_id: str) -> Sku:
     """A shipped SKU."""
@@ -69,9 +67,8 @@ def _profiles(key: str) -> Lines:
     for index, profile in enumerate(partitions.mig_geometry(key).profiles):
         starts = ",".join(map(str, profile.starts))
         memory = profile.memory_mib or 1000 * profile.size
-        found[f"profile.{index}"] = (
-            f"{profile_id(key, profile.name)} {profile.name} {profile.compute} {profile.max} {memory} {profile.size} {starts}"
-        )
+        figures = (profile_id(key, profile.name), profile.name, profile.compute, profile.max, memory, profile.size)
+        found[f"profile.{index}"] = " ".join(map(str, (*figures, starts)))
     return found
 
 

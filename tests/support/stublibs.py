@@ -87,8 +87,8 @@ AMD: dict[str, tuple[str, dict[str, str]]] = {
 """Function -> the struct it fills, and from which line of the device each field comes; `=` is a fixed value.
 
 Lines of the whole library: `count`, `error`, `hang`, `crash`. Besides the fields a device has `uuid`, `address`,
-`numa`, `compute`, `nps`, `temperature`, `pages` (of which `pages_pending` wait), `link.N` (the type of the link to device N),
-`error` and `hang`. Numbers may be written in hex.
+`numa`, `compute`, `nps`, `temperature`, `pages` (of which `pages_pending` wait), `link.N` (the type of the link to
+device N), `error` and `hang`. Numbers may be written in hex.
 """
 
 
