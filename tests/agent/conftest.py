@@ -20,3 +20,11 @@ def libraries(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("libraries")
     stublibs.nvidia_library(directory)
     return stublibs.amd_library(directory)
+
+
+@pytest.fixture(scope="session")
+def nvidia_libraries(libraries: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a libnvidia-ml.so.1 alone."""
+    directory = tmp_path_factory.mktemp("nvidia")
+    (directory / stublibs.NVIDIA_LIBRARY).symlink_to(libraries / stublibs.NVIDIA_LIBRARY)
+    return directory
