@@ -20,5 +20,5 @@ def log_to_stderr() -> None:
 
 
 def silence() -> None:
-    """Log nothing: what there is to say is printed."""
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL + 1))
+    """Log nothing below CRITICAL: what there is to say is printed."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))

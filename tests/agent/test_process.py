@@ -92,12 +92,11 @@ def test_parent_and_child_together_stay_small(running: Running) -> None:
 
 def test_its_metrics_tell_of_devices_readings_and_writes(running: Running) -> None:
     running.stub.set({"3.error": 15})
-    until(lambda: "anygpu_agent_device_healthy" in running.metrics() and len(running.api.writes) > 1)
+    until(lambda: 'anygpu_agent_writes_total{cause="change"} 2.0' in running.metrics())
     lines = dict(line.rsplit(" ", 1) for line in running.metrics().splitlines() if line.startswith("anygpu_agent"))
     assert lines[f'anygpu_agent_device_healthy{{device="{stubgpus.gpu_uuid(0)}",vendor="nvidia"}}'] == "1.0"
     assert lines[f'anygpu_agent_device_healthy{{device="{stubgpus.gpu_uuid(3)}",vendor="nvidia"}}'] == "0.0"
     assert float(lines[f'anygpu_agent_device_memory_bytes{{device="{stubgpus.gpu_uuid(0)}",vendor="nvidia"}}']) > 8e10
-    assert float(lines['anygpu_agent_writes_total{cause="change"}']) >= 2
     assert float(lines['anygpu_agent_read_seconds_count{vendor="nvidia"}']) >= 1
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -30,7 +31,8 @@ LOST = 15
 def installed(control_plane: Cluster) -> Cluster:
     """The control plane with the CRDs and what agents need, but for their DaemonSets."""
     install.apply_crds(control_plane)
-    control_plane.kubectl("apply", "-f", install.MANIFESTS / "anygpu-agent.yaml")
+    wanted = [each for each in install.documents("anygpu-agent.yaml") if each["kind"] != "DaemonSet"]
+    control_plane.kubectl("apply", "-f", "-", input=json.dumps({"apiVersion": "v1", "kind": "List", "items": wanted}))
     return control_plane
 
 
