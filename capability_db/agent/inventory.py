@@ -8,13 +8,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
 from capability_db import partitions, resources, vendors
-from capability_db.agent import devices, mig, podresources, reading
+from capability_db.agent import devices, mig, reading
 from capability_db.catalogue import Catalogue
 
 MAX_TEXT: Final = 253
 MAX_ERROR: Final = 1024
 MAX_DEVICES: Final = 128
 MAX_PROBLEMS: Final = 32
+
+Holders = Mapping[str, tuple[resources.Holder, ...]]
+"""Device id, as the kubelet has it -> the containers that hold it."""
 
 READY, HOLDERS, GEOMETRY = "Ready", "HoldersKnown", "GeometryMatches"
 LIBRARIES: Final[dict[devices.Vendor, str]] = {"nvidia": "libnvidia-ml.so.1", "amd": "libamd_smi.so"}
@@ -45,7 +48,7 @@ class Memory:
 
     seen: Mapping[devices.Vendor, Seen] = field(default_factory=dict)
     conditions: tuple[resources.Condition, ...] = ()
-    holders: podresources.Holders | None = None
+    holders: Holders | None = None
     """The kubelet's last answer."""
 
     @classmethod
@@ -70,7 +73,7 @@ class Memory:
 def look(
     before: Memory,
     answers: Mapping[devices.Vendor, reading.Answer],
-    holders: podresources.Holders | str,
+    holders: Holders | str,
     catalogue: Catalogue,
     now: str,
 ) -> tuple[Memory, resources.NodeGPUsStatus]:
@@ -279,9 +282,7 @@ def _text(value: str | None) -> str | None:
 # --- all of them ------------------------------------------------------------------------------------------------------
 
 
-def _held(
-    device: resources.Device, names: Mapping[str, tuple[str, ...]], holders: podresources.Holders | None
-) -> resources.Device:
+def _held(device: resources.Device, names: Mapping[str, tuple[str, ...]], holders: Holders | None) -> resources.Device:
     """The device with who holds it; as it was where the kubelet never said."""
     if holders is None:
         return device

@@ -88,7 +88,7 @@ class Eyes:
         self._tell(vendor, "" if answer.kind == "ok" else answer.text)
         return answer
 
-    def _holders(self) -> podresources.Holders | str:
+    def _holders(self) -> inventory.Holders | str:
         try:
             found = self._kubelet.holders()
         except podresources.PodResourcesError as error:

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from capability_db import resources
+from capability_db.agent import inventory
 
 SOCKET: Final = Path("/var/lib/kubelet/pod-resources/kubelet.sock")
 METHOD: Final = "/v1.PodResourcesLister/List"
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Of one answer; the kubelet's own limit."""
-
-Holders = dict[str, tuple[resources.Holder, ...]]
-"""Device id -> containers that hold it."""
 
 
 class PodResourcesError(Exception):
@@ -30,7 +28,7 @@ class Kubelet:
         self._socket, self._deadline = socket, deadline_seconds
         self._channel: Any = None
 
-    def holders(self) -> Holders:
+    def holders(self) -> inventory.Holders:
         """Who holds what; raises PodResourcesError where the kubelet does not answer in time."""
         import grpc  # type: ignore[import-untyped]
 
@@ -63,7 +61,7 @@ def _details(error: Any) -> str:
     return " ".join(str(error.details() if hasattr(error, "details") else error).split())[:200]
 
 
-def decode(answer: bytes) -> Holders:
+def decode(answer: bytes) -> inventory.Holders:
     """Who holds what, of a ListPodResourcesResponse; raises PodResourcesError where the bytes are none.
 
     Ids of time-shared devices (`GPU-1::3`) name the device itself.

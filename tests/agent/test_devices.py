@@ -14,7 +14,7 @@ import stubgpus
 import stublibs
 
 from capability_db import partitions, resources
-from capability_db.agent import devices, inventory, podresources, probe, reading
+from capability_db.agent import devices, inventory, probe, reading
 from capability_db.catalogue import Catalogue
 
 NOW = "2026-11-27T00:00:00Z"
@@ -34,7 +34,7 @@ class Node:
         self.memory = inventory.Memory()
         self.answer: reading.Answer | None = None
 
-    def look(self, holders: podresources.Holders | str = SILENT) -> resources.NodeGPUsStatus:
+    def look(self, holders: inventory.Holders | str = SILENT) -> resources.NodeGPUsStatus:
         self.answer = self.probe.read()
         self.memory, status = inventory.look(self.memory, {self.vendor: self.answer}, holders, Catalogue.builtin(), NOW)
         return resources.NodeGPUsStatus.model_validate(status.model_dump(by_alias=True))  # every constraint checked
