@@ -93,7 +93,7 @@ class Nvidia:
 
     def _read(self, nvml: Any) -> reading.Reading:
         driver = _text(self._ask(nvml.nvmlSystemGetDriverVersion))
-        cuda = self._ask(nvml.nvmlSystemGetCudaDriverVersion_v2)
+        cuda = self._ask(nvml.nvmlSystemGetCudaDriverVersion_v2) or self._ask(nvml.nvmlSystemGetCudaDriverVersion)
         handles: dict[int, Any] = {}
         lost: dict[int, str] = {}
         gpus: dict[int, reading.Gpu] = {}

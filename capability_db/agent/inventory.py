@@ -252,7 +252,7 @@ def _remembered(
     gpu: reading.Gpu, last: Iterable[resources.Device], listed: Iterable[reading.Gpu]
 ) -> resources.Device | None:
     """What was known of a GPU that is now only a number: of those not seen elsewhere, the one at its place."""
-    elsewhere = {each.uuid or each.pci_bus_id for each in listed if each.lost is None}
+    elsewhere = {_key(each) for each in listed if each.lost is None}
     left = [each for each in last if _key(each) not in elsewhere]
     by_address = [each for each in left if gpu.pci_bus_id and each.pci_bus_id == gpu.pci_bus_id]
     return next(iter(by_address or [each for each in left if each.index == gpu.index]), None)
@@ -271,8 +271,9 @@ def _repartitioned(device: resources.Device, listed: Iterable[resources.Device])
     )
 
 
-def _key(device: resources.Device) -> str:
-    return device.uuid or device.pci_bus_id or f"{device.vendor} {device.index}"
+def _key(device: resources.Device | reading.Gpu) -> str:
+    # Partitions of one AMD GPU may share its UUID.
+    return " ".join(filter(None, (device.uuid, device.pci_bus_id))) or f"index {device.index}"
 
 
 def _text(value: str | None) -> str | None:

@@ -127,7 +127,12 @@ class Agent:
         """Look and tell once a period, until stopped."""
         due = self._clock()
         while not stop.is_set():
-            self.step()
+            try:
+                self.step()
+            except Exception:
+                # One node's odd driver must not take its agent away; the next look may do better.
+                metrics.FAILURES.labels("agent").inc()
+                log.exception("a look failed")
             due = max(due + self._settings.period_seconds, self._clock())
             stop.wait(max(0.0, due - self._clock()))
 

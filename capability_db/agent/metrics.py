@@ -11,7 +11,7 @@ MAX_SERIES: Final = 128
 """Devices that are shown, as many as a NodeGPUs lists."""
 
 LABELS = ("vendor", "device")
-"""`device` is the UUID, else the PCI address, else the place: bounded by what the node has."""
+"""`device` is the UUID; of an AMD partition, which may share the UUID, the PCI address."""
 
 HEALTHY = prometheus_client.Gauge("anygpu_agent_device_healthy", "Whether a device is healthy (1) or not (0)", LABELS)
 MEMORY = prometheus_client.Gauge("anygpu_agent_device_memory_bytes", "Memory of a device", LABELS)
@@ -37,7 +37,8 @@ def show(devices: Iterable[resources.Device]) -> None:
     for gauge in gauges:
         gauge.clear()
     for device in [*devices][:MAX_SERIES]:
-        labels = (device.vendor, device.uuid or device.pci_bus_id or str(device.index))
+        names = (device.uuid, device.pci_bus_id) if device.partition is None else (device.pci_bus_id, device.uuid)
+        labels = (device.vendor, next(filter(None, names), str(device.index)))
         mib = (device.memory_mib, device.memory_used_mib)
         memory, used = (None if each is None else each * 1024 * 1024 for each in mib)
         values = (int(device.healthy), memory, used, device.temperature_c, device.power_watts)

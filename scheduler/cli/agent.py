@@ -58,7 +58,10 @@ def command(
     try:
         if once:
             logs.silence()
-            _print(eyes.look(), output)
+            status = eyes.look()
+            _print(status, output)
+            if any(driver.error for driver in status.drivers):
+                raise typer.Exit(1)
             return
         if not node_name:
             raise errors.InvalidInput(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import Any
 
 import pytest
@@ -151,6 +152,36 @@ def test_an_api_that_does_not_answer_is_asked_less_and_less_often_and_hears_all_
     assert sum(world.step() for _ in range(31)) == 1
     change(world, problems=("ill",))
     assert world.step() == 1  # and it is trusted again
+
+
+def test_a_look_that_fails_ends_nothing(world: World) -> None:
+    stop = threading.Event()
+    looks: list[int] = []
+
+    def look() -> resources.NodeGPUsStatus:
+        looks.append(1)
+        if len(looks) == 3:
+            stop.set()
+        raise ValueError("an odd driver")
+
+    world.eyes.look = look  # type: ignore[method-assign]
+    world.agent._settings = loop.Settings(0.01, 300)
+    world.agent.run(stop)
+    assert len(looks) == 3
+
+
+def test_partitions_that_share_a_uuid_are_told_apart_by_their_address() -> None:
+    parts = tuple(
+        reading.Gpu(index=n, uuid="u", pci_bus_id=f"0000:05:00.{n}", names=(f"0000:05:00.{n}",), compute_mode="CPX")
+        for n in range(8)
+    )
+    answers = {"amd": reading.Answer("ok", reading.Reading(gpus=parts))}
+    holders = {f"0000:05:00.{n}": (resources.Holder(namespace="n", pod=f"p{n}", container="c"),) for n in range(8)}
+    memory = inventory.Memory()
+    for _ in range(2):
+        memory, status = inventory.look(memory, answers, holders, Catalogue.builtin(), "2026-11-27T00:00:00Z")
+        assert [device.holders[0].pod for device in status.devices] == [f"p{n}" for n in range(8)]
+        assert all(device.healthy for device in status.devices)
 
 
 def test_what_an_earlier_agent_wrote_is_known_before_the_first_look(world: World) -> None:
