@@ -12,7 +12,7 @@ from capability_db import resources
 from capability_db.agent import devices, loop, podresources, probe
 from capability_db.catalogue import Catalogue
 from scheduler import errors, kubeapi, nodegpus
-from scheduler.cli import common, logs
+from scheduler.cli import logs, printing
 
 MAX_DEADLINE_SECONDS = 10.0
 """That a library may take: one that comes back later is as good as hung."""
@@ -36,8 +36,9 @@ def command(
     ] = podresources.SOCKET,
     once: Annotated[bool, typer.Option("--once", help="print the inventory and exit; needs no cluster")] = False,
     output: Annotated[
-        common.Output, typer.Option("--output", "-o", help="with --once: table for people; json and yaml for programs")
-    ] = common.Output.table,
+        printing.Output,
+        typer.Option("--output", "-o", help="with --once: table for people; json and yaml for programs"),
+    ] = printing.Output.table,
 ) -> None:
     """Report this node's GPUs: models, partitions, links, health, who holds them. Runs on every GPU node (DaemonSet).
 
@@ -73,6 +74,20 @@ def command(
         eyes.close()
 
 
+app = typer.Typer(
+    name="anygpu",
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("agent")(command)
+
+
+@app.callback()
+def _anygpu() -> None:
+    """The agent alone."""
+
+
 def _run(eyes: loop.Eyes, node: str, settings: loop.Settings, metrics_port: int) -> None:
     sink = nodegpus.ApiSink(kubeapi.connect(), node)
     if metrics_port:
@@ -88,23 +103,23 @@ def _run(eyes: loop.Eyes, node: str, settings: loop.Settings, metrics_port: int)
     loop.Agent(eyes, sink, settings).run(stop)
 
 
-def _print(status: resources.NodeGPUsStatus, output: common.Output) -> None:
-    if output is not common.Output.table:
-        common.emit(status.model_dump(mode="json", by_alias=True, exclude_none=True), output)
+def _print(status: resources.NodeGPUsStatus, output: printing.Output) -> None:
+    if output is not printing.Output.table:
+        printing.emit(status.model_dump(mode="json", by_alias=True, exclude_none=True), output)
         return
     if status.devices:
-        common.table(COLUMNS, (_row(place, each) for place, each in enumerate(status.devices)), right=("MIB", "USED"))
+        printing.table(COLUMNS, (_row(place, each) for place, each in enumerate(status.devices)), right=("MIB", "USED"))
     for driver in status.drivers:
         runtime = f", CUDA up to {driver.runtime}" if driver.runtime else ""
-        common.say(f"{driver.vendor} driver {driver.version or 'of unknown version'}{runtime}")
+        printing.say(f"{driver.vendor} driver {driver.version or 'of unknown version'}{runtime}")
     kinds: dict[str, int] = {}
     for link in status.links:
         kinds[link.kind] = kinds.get(link.kind, 0) + 1
     if kinds:
-        common.say("pairs of devices by link: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
+        printing.say("pairs of devices by link: " + ", ".join(f"{count} {kind}" for kind, count in kinds.items()))
     for condition in status.conditions:
         if condition.status == "False":
-            common.warn(f"{condition.type}: {condition.reason}: {condition.message}")
+            printing.warn(f"{condition.type}: {condition.reason}: {condition.message}")
 
 
 def _row(place: int, device: resources.Device) -> list[object]:

@@ -20,7 +20,7 @@ import pytest
 import stubgpus
 import stublibs
 
-COMMAND = [sys.executable, "-c", "from scheduler.cli.main import main; main()", "agent"]
+COMMAND = [sys.executable, "-c", "from scheduler.cli.entry import main; main()", "agent"]
 MAX_MIB = 100
 
 

@@ -48,7 +48,7 @@ class Node:
     def start(self, *options: str) -> None:
         """Start the agent, or start it anew."""
         arguments = ["agent", "--node-name", NODE, "--period", "0.5", "--pod-resources", str(self.kubelet.socket)]
-        command = [sys.executable, "-c", "from scheduler.cli.main import main; main()", *arguments, *options]
+        command = [sys.executable, "-c", "from scheduler.cli.entry import main; main()", *arguments, *options]
         self.running.spawn(ACCOUNT, command, env=self.environment)
 
     def status(self) -> dict[str, Any]:
