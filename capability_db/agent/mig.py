@@ -8,6 +8,9 @@ from capability_db.agent import reading
 
 _IN_NAME: Final = re.compile(r"\bMIG ((?:[1-9]c\.)?[1-9]g\.[0-9]+gb(?:[+-][a-z.]+)?)$")
 
+MEDIA: Final = "+me"
+"""In the names of profiles with media extensions, of which a GPU has one instance."""
+
 
 def profile_name(slices: int, memory_mib: int, whole_mib: int) -> str:
     """The name of a profile that the driver does not name, `1g.10gb`, as NVIDIA's go-nvlib makes it.
@@ -30,7 +33,8 @@ def free_starts(profile: reading.Profile, instances: Iterable[reading.Instance])
     there = list(instances)
     if any(each.start is None or each.size is None for each in there):
         return ()
-    if len({each.start for each in there if each.profile == profile.name}) >= profile.most:
+    same = {each.start for each in there if each.profile.endswith(profile.name)}  # `1c.3g.40gb` is a part of one
+    if len(same) >= profile.most or (MEDIA in profile.name and any(MEDIA in each.profile for each in there)):
         return ()
     taken = {unit for each in there for unit in range(each.start or 0, (each.start or 0) + (each.size or 0))}
     return tuple(start for start in profile.starts if taken.isdisjoint(range(start, start + profile.size)))

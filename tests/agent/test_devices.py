@@ -422,6 +422,31 @@ def test_a_failing_library_is_asked_less_and_less_often(node: Callable[..., Node
     assert ready(there.look())[0] == "True"
 
 
+def test_an_old_driver_that_lacks_functions_says_what_it_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = (
+        "nvmlSystemGetCudaDriverVersion_v2",
+        "nvmlDeviceGetMemoryInfo_v2",
+        "nvmlDeviceGetGpuInstanceProfileInfoV",
+        "nvmlDeviceGetGpuInstanceById",
+        "nvmlDeviceGetCurrentClocksEventReasons",
+        "nvmlDeviceGetRemappedRows",
+        "nvmlEventSetCreate",
+    )
+    source, library = stublibs.HERE / "nvmlstub.c", tmp_path / stublibs.NVIDIA_LIBRARY
+    stublibs._compile(source, library, *(f"-D{name}=not_{name}" for name in missing))
+    lines = stubgpus.nvidia("a100-sxm4-40gb") | stubgpus.cut(0, "a100-40gb", ("1g.5gb", 3))
+    stub = stublibs.Stub(tmp_path / "nvml.txt", lines)
+    for key, value in stublibs.environment(tmp_path, nvidia=stub).items():
+        monkeypatch.setenv(key, value)
+    there = Node("nvidia", stub)
+    (device,) = there.look().devices
+    there.probe.close()
+    assert (device.sku, device.memory_mib, device.memory_used_mib) == ("a100-sxm4-40gb", 40960, 512)
+    assert device.mig is not None
+    assert [(each.profile, each.start, each.memory_mib) for each in device.mig.instances] == [("1g.1gb", None, 4864)]
+    assert device.healthy
+
+
 @pytest.mark.parametrize("vendor", devices.VENDORS)
 def test_without_its_library_a_vendor_is_absent(
     vendor: devices.Vendor, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -49,9 +49,9 @@ def amd_library(directory: Path) -> Path:
     return directory
 
 
-def _compile(source: Path, library: Path) -> None:
+def _compile(source: Path, library: Path, *options: str) -> None:
     command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-Wno-format-truncation", "-I", HERE]
-    subprocess.run([*command, "-o", library, source], check=True)
+    subprocess.run([*command, *options, "-o", library, source], check=True)
 
 
 # --- AMD SMI ----------------------------------------------------------------------------------------------------------
