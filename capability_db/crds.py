@@ -10,7 +10,7 @@ import functools
 import inspect
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import pairwise
 from types import ModuleType
 from typing import Any, Final
@@ -127,7 +127,7 @@ class _Told(json_schema.GenerateJsonSchema):
 def structural(model: type[pydantic.BaseModel]) -> Schema:
     """The structural schema of a model."""
     whole = model.model_json_schema(schema_generator=_Told)
-    return _structural(whole, whole.get("$defs", {}))
+    return _structural(whole, {**whole.get("$defs", {}), model.__name__: whole})
 
 
 def _docstrings(model: type[pydantic.BaseModel]) -> Iterator[tuple[str, str]]:
@@ -158,7 +158,8 @@ def _structural(node: Mapping[str, Any], shared: Mapping[str, Any]) -> Schema:
     node = _resolved(node, shared)
     found: Schema = {key: node[key] for key in _KEPT if key in node}
     if "description" in found:
-        found["description"] = _as_the_api_has_it(found["description"])
+        names = {name for each in shared.values() for name in each.get("properties", ())}
+        found["description"] = _as_the_api_has_it(found["description"], names)
     if text_format := node.get("format", _FORMATS.get(found["type"])):
         found["format"] = text_format
     for ours, theirs in _BOUNDS.items():
@@ -202,7 +203,11 @@ def _resolved(node: Mapping[str, Any], shared: Mapping[str, Any]) -> dict[str, A
     return dict(node)
 
 
-def _as_the_api_has_it(text: str) -> str:
-    """A docstring in one line for each paragraph, with fields named as they are in the API."""
+def _as_the_api_has_it(text: str, names: Container[str]) -> str:
+    """A docstring in one line for each paragraph, with fields, which have these names, named as they are in the API."""
+
+    def renamed(name: re.Match[str]) -> str:
+        return f"`{to_camel(name[1])}`" if to_camel(name[1]) in names else name[0]
+
     paragraphs = (" ".join(each.split()) for each in text.split("\n\n"))
-    return _PYTHON_NAME.sub(lambda name: f"`{to_camel(name[1])}`", "\n".join(paragraphs))
+    return _PYTHON_NAME.sub(renamed, "\n".join(paragraphs))

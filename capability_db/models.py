@@ -55,6 +55,7 @@ class ModelFigures(Data):
     """One model: its shape, or `memory_gib` as its plain need. A figure not stated is unknown."""
 
     kind: Kind
+    """What it is: it decides which formula sizes it, and whether servers split it over devices."""
     precision: Format
     """The format that the published checkpoint is computed in."""
     memory_gib: Positive | None = None
@@ -68,14 +69,19 @@ class ModelFigures(Data):
     layers: Count | None = None
     """Those that keep keys and values: of an encoder-decoder, the decoder's."""
     hidden_size: Count | None = None
+    """Width of the residual stream."""
     attention_heads: Count | None = None
+    """Query heads, which several devices must share evenly."""
     kv_heads: Count | None = None
+    """Key and value heads; as many as `attention_heads` where none are shared."""
     head_dim: Count | None = None
+    """Values of one head."""
     latent_size: Count | None = None
     """Compressed keys and values of a token and layer under multi-head latent attention (`kv_lora_rank`)."""
     rope_size: Count | None = None
     """Positional part of the key beside it (`qk_rope_head_dim`)."""
     sliding_window: Count | None = None
+    """Tokens that such a layer looks back."""
     sliding_layers: Count | None = None
     """Layers that see `sliding_window` tokens only; the others see all."""
     encoder_context: Count | None = None
@@ -83,7 +89,9 @@ class ModelFigures(Data):
     ffn_size: Count | None = None
     """Intermediate size of the feed-forward network (of one expert)."""
     experts: Count | None = None
+    """Of one layer, where it is a mixture of them."""
     vocabulary: Count | None = None
+    """Tokens that the model knows."""
     tied_embeddings: bool = False
     """Whether input and output embeddings are one matrix."""
     max_context: Count | None = None

@@ -9,9 +9,9 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, Field
 
-from capability_db import models, partitions, sku
+from capability_db import models, partitions, rules, sku
 from capability_db.models import ModelFigures
-from capability_db.rules import DISTINCT, LIST_KEYS, LIST_TYPE, SET, Rule, none
+from capability_db.rules import DISTINCT, SET, Rule
 from capability_db.sku import Data, Positive, SkuFigures, VendorName
 
 GROUP: Final = "anygpu.io"
@@ -48,6 +48,7 @@ class Price(Data):
     """What a device of a SKU costs, on nodes with some labels or on all."""
 
     sku: SkuId
+    """Its id, as `anygpu skus` lists it."""
     node_labels: LabelMap | None = None
     """Labels that a node must have, all of them; of several prices that hold the one with most labels wins."""
     usd_hour: Positive
@@ -61,9 +62,13 @@ class Weights(Data):
     """
 
     pack: Weight = 0
+    """Of the least capable GPU that fits."""
     cost: Weight = 0
+    """Of the cheapest."""
     speed: Weight = 0
+    """Of bandwidth and TFLOPS."""
     energy: Weight = 0
+    """Of the fewest watts."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
@@ -127,6 +132,7 @@ class Requires(Data):
     targets: Annotated[tuple[GfxTarget, ...], Field(max_length=64, json_schema_extra=SET), DISTINCT] = ()
     """AMD targets that the image was built for."""
     min_memory_gib: Positive | None = None
+    """GiB of one device."""
     architecture: Literal["amd64", "arm64"] | None = None
     """Of the CPU."""
 
@@ -148,24 +154,17 @@ class EnvVar(Data):
     """One environment variable."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=128)]
+    """Letters, digits and underscores."""
     value: Annotated[str, Field(max_length=4096)] = ""
 
 
-def _names_distinct(env: tuple[EnvVar, ...]) -> tuple[EnvVar, ...]:
-    """The variables; raises where one is named twice."""
-    names = [each.name for each in env]
-    if twice := [each for each in dict.fromkeys(names) if names.count(each) > 1]:
-        raise ValueError(f"{', '.join(twice)}: set twice")
-    return env
-
-
 Env = Annotated[
-    tuple[EnvVar, ...],
-    Field(max_length=64, json_schema_extra={LIST_TYPE: "map", LIST_KEYS: ["name"]}),
-    AfterValidator(_names_distinct),
+    tuple[EnvVar, ...], Field(max_length=64, json_schema_extra=rules.keyed("name")), rules.distinct_by("name")
 ]
-ImageName = Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._/:@\[\]-]*$", min_length=1, max_length=512)]
-RepositoryName = Annotated[str, Field(pattern=r"^[A-Za-z0-9\[][A-Za-z0-9._/:\[\]-]*$", min_length=1, max_length=255)]
+_REPOSITORY: Final = r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*"
+_TAG: Final = r"(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127})?(@sha(256|384|512):[0-9a-f]{64,128})?"
+RepositoryName = Annotated[str, Field(pattern=f"^{_REPOSITORY}$", min_length=1, max_length=255)]
+ImageName = Annotated[str, Field(pattern=f"^{_REPOSITORY}{_TAG}$", min_length=1, max_length=512)]
 TagTemplate = Annotated[
     str, Field(pattern=r"^([A-Za-z0-9_]|[{]tag[}])([A-Za-z0-9_.-]|[{]tag[}])*$", min_length=1, max_length=256)
 ]
@@ -204,7 +203,7 @@ class Variant(Data):
             "requires: only GPUs of nvidia have a compute capability; those of amd have targets",
         ),
         Rule(
-            f"self.vendor == 'amd' || !has(self.requires) || {none('self.requires.targets')}",
+            f"self.vendor == 'amd' || !has(self.requires) || {rules.none('self.requires.targets')}",
             lambda variant: variant.vendor == "amd" or variant.requires is None or not variant.requires.targets,
             "requires: only GPUs of amd have gfx targets; those of nvidia have a compute capability",
         ),
@@ -217,6 +216,7 @@ class ImageSetSpec(Data):
     repository: RepositoryName | None = None
     """Where the variants that state a tag are, `registry.example.com/team/app`."""
     variants: Annotated[tuple[Variant, ...], Field(min_length=1, max_length=32)]
+    """What there is, by vendor; a vendor without one is no candidate."""
     allowed_namespaces: Annotated[tuple[Namespace, ...], Field(max_length=256, json_schema_extra=SET), DISTINCT] = ()
     """Namespaces that may use it; empty: all."""
 
@@ -294,10 +294,14 @@ class Device(Data):
     """One GPU, as its driver reports it; what the driver does not report is unknown."""
 
     index: Amount
+    """The driver's own number of it."""
     vendor: VendorName
     uuid: Text | None = None
+    """The driver's own name of it."""
     pci_bus_id: Text | None = Field(default=None, alias="pciBusID")
+    """Its address, `0000:1b:00.0`."""
     pci_device_id: sku.PciId | None = Field(default=None, alias="pciDeviceID")
+    """The model of the card, in four lower-case hex digits."""
     product: Text | None = None
     """The driver's name of the model."""
     sku: Text | None = None
@@ -306,6 +310,7 @@ class Device(Data):
     """CUDA compute capability (`9.0`) or gfx target (`gfx942`)."""
     compute_units: Count | None = None
     memory_mib: Count | None = Field(default=None, alias="memoryMiB")
+    """All of its memory."""
     memory_used_mib: Amount | None = Field(default=None, alias="memoryUsedMiB")
     numa_node: Annotated[int, Field(ge=0)] | None = None
     healthy: bool = True
@@ -369,7 +374,7 @@ class Status(Data):
     observed_generation: Amount | None = None
     """The generation of the spec that this is about."""
     conditions: Annotated[
-        tuple[Condition, ...], Field(max_length=8, json_schema_extra={LIST_TYPE: "map", LIST_KEYS: ["type"]})
+        tuple[Condition, ...], Field(max_length=8, json_schema_extra=rules.keyed("type")), rules.distinct_by("type")
     ] = ()
 
 
@@ -388,8 +393,8 @@ class NodeGPUsStatus(Status):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "!has(self.links) || (has(self.devices)"
-            " && self.links.all(link, link.between.all(place, place < size(self.devices))))",
+            "!has(self.links) || self.links.all(link, has(self.devices)"
+            " && link.between.all(place, place < size(self.devices)))",
             lambda status: all(place < len(status.devices) for link in status.links for place in link.between),
             "links: between names a place that devices does not have",
         ),
@@ -403,6 +408,7 @@ class Kind(BaseModel):
     """One kind of object."""
 
     name: str
+    """What `kind` says."""
     plural: str
     short: tuple[str, ...]
     namespaced: bool
@@ -435,7 +441,11 @@ def _geometries(schema: dict[str, Any]) -> None:
 
 
 class GPUSKUSpec(SkuFigures):
-    """One GPU model; the object's name is its id."""
+    """One GPU model; the object's name is its id.
+
+    Figures are those of one card, as its sources print them; `devices_per_card` says how many devices Kubernetes sees
+    in it. What is not stated is unknown, and never qualifies. TFLOPS are dense.
+    """
 
     mig: Annotated[str, AfterValidator(_known_geometry), Field(json_schema_extra=_geometries)] | None = None
     """The MIG geometry; not stated: no MIG."""
@@ -491,12 +501,6 @@ KINDS: Final[dict[str, Kind]] = {
             ),
             description="One model that pods may name; in place of the shipped one of that name.",
             name_length=models.MODEL_ID_LENGTH,
-            rules=(
-                (
-                    f"self.metadata.name.matches('{models.MODEL_ID}')",
-                    "metadata.name: is the model's name, of lower-case letters, digits, inner dots and dashes",
-                ),
-            ),
         ),
         Kind(
             name="ImageSet",

@@ -36,6 +36,21 @@ DISTINCT: Final = AfterValidator(_distinct)
 SET: Final[dict[str, Any]] = {LIST_TYPE: "set"}
 
 
+def distinct_by(field: str) -> AfterValidator:
+    """Marks a list of models no two of which have the same value there; goes with `keyed`."""
+
+    def check(items: tuple[Any, ...]) -> tuple[Any, ...]:
+        _distinct(tuple(getattr(each, field) for each in items))
+        return items
+
+    return AfterValidator(check)
+
+
+def keyed(field: str) -> dict[str, Any]:
+    """What tells the API server of such a list."""
+    return {LIST_TYPE: "map", LIST_KEYS: [field]}
+
+
 def none(path: str) -> str:
-    """CEL for: the list at `self.PATH` is absent or empty."""
+    """CEL for: the list at this path (`self.targets`) is absent or empty."""
     return f"(!has({path}) || size({path}) == 0)"

@@ -56,9 +56,11 @@ class Link(Data):
     """
 
     name: Word
+    """With its generation, `NVLink4`."""
     gbs: Positive | None = None
     """Bidirectional GB/s a device."""
     reach: Literal["node", "bridge", "none"]
+    """How far it goes without looking at the node."""
 
 
 class Match(Data):
@@ -69,7 +71,7 @@ class Match(Data):
     pci: Annotated[tuple[PciId, ...], Field(max_length=64, json_schema_extra=SET), DISTINCT] = ()
     """PCI device ids in lower-case hex that mean this model and no other card."""
     pci_shared: Annotated[tuple[PciId, ...], Field(max_length=64, json_schema_extra=SET), DISTINCT] = ()
-    """PCI device ids that other cards carry too; they count only together with another fact (memory_gib, cu_count)."""
+    """PCI device ids that other cards carry too; they count only with `memory_gib` or `cu_count` besides."""
     cu_count: Annotated[int, Field(ge=1, le=4096)] | None = None
     """AMD compute units of one device, which tell models with one PCI id apart."""
     cloud: Annotated[tuple[CloudLabels, ...], Field(max_length=64, json_schema_extra=SET), DISTINCT] = ()
@@ -115,12 +117,15 @@ class SkuFigures(Data):
 
     vendor: VendorName
     architecture: Word
+    """The vendor's name of the generation, in lower case: `hopper`, `cdna3`."""
     target: Word | None = None
     """CUDA compute capability (`9.0`) or the compiler's target (`gfx942`)."""
     memory_gib: Positive
+    """Nominal size."""
     reported_memory_mib: Annotated[int, Field(gt=0)] | None = None
     """What drivers report, where known; below the nominal size."""
     bandwidth_gbs: Positive | None = None
+    """Of the memory, in GB/s."""
     tflops: dict[Format, Positive] = {}
     """Dense TFLOPS by format: the vector rate for fp64 and fp32, the matrix rate for the rest."""
     matrix_tflops: dict[Format, Positive] = {}
@@ -133,6 +138,7 @@ class SkuFigures(Data):
     """Formats that the tensor or matrix cores take."""
     link: Link
     pcie_gen: Annotated[int, Field(ge=1, le=9)] | None = None
+    """Generation of PCI Express."""
     mig: Word | None = None
     """The MIG geometry, by its key in anygpu's data; not stated: no MIG."""
     compute_modes: Annotated[tuple[ComputeMode, ...], Field(max_length=8, json_schema_extra=SET), DISTINCT] = ()

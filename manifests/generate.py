@@ -20,7 +20,7 @@ LATE_SCHEDULER = HERE / "anygpu-scheduler.yaml"
 DEVICE_CLASSES = HERE / "device-classes.yaml"
 CRDS = HERE / "crds.yaml"
 CRDS_HEAD = """\
-# The kinds that admins and node agents write: kubectl apply --server-side -f manifests/crds.yaml, before the rest.
+# The kinds that admins and node agents write: kubectl apply -f manifests/crds.yaml, before the rest.
 # Generated from the models in capability_db/resources.py; `make generate` writes it, `anygpu crds` prints it.
 """
 DEVICE_CLASSES_HEAD = """\

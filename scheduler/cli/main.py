@@ -2,7 +2,7 @@
 
 import typer
 
-from scheduler.cli import agent, demo, entry, explain, fit, inventory, place, serve
+from scheduler.cli import agent, crds, demo, entry, explain, fit, inventory, place, serve
 
 app = typer.Typer(
     name="anygpu",
@@ -17,6 +17,7 @@ app.command("explain")(explain.command)
 app.command("fit")(fit.command)
 app.command("nodes")(inventory.nodes)
 app.command("skus")(inventory.skus)
+app.command("crds")(crds.command)
 app.command("serve")(serve.command)
 app.command("agent")(agent.command)
 app.command("demo")(demo.command)

@@ -9,7 +9,7 @@ from cluster import Cluster
 pytestmark = pytest.mark.cluster
 
 
-@pytest.mark.parametrize("file", ["anygpu.yaml", "anygpu-late.yaml", "anygpu-scheduler.yaml"])
+@pytest.mark.parametrize("file", ["crds.yaml", "anygpu.yaml", "anygpu-late.yaml", "anygpu-scheduler.yaml"])
 def test_every_object_of_the_shipped_manifests_is_valid(service: Cluster, file: str) -> None:
     done = service.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", install.MANIFESTS / file)
     assert len(done.stdout.splitlines()) == len(install.documents(file))

@@ -49,7 +49,7 @@ def install(running: Cluster, *, scheduler: bool = True, bindings: Sequence[str]
 
 def apply_crds(running: Cluster) -> None:
     """Apply the shipped CRDs, and return when the API server serves their kinds."""
-    running.kubectl("apply", "--server-side", "-f", MANIFESTS / CRDS)
+    running.kubectl("apply", "-f", MANIFESTS / CRDS)
     names = [each["metadata"]["name"] for each in documents(CRDS)]
     running.kubectl("wait", "--for=condition=Established", "--timeout=60s", *(f"crd/{name}" for name in names))
 

@@ -388,3 +388,17 @@ def test_a_reader_that_leaves_early_gets_no_noise() -> None:
         started.stdout.close()
         started.wait(30)
         assert started.stderr.read() == b""
+
+
+# --- crds -------------------------------------------------------------------------------------------------------------
+
+
+def test_crds_are_those_of_the_shipped_file_in_each_form(anygpu: Anygpu) -> None:
+    shipped = list(yaml.safe_load_all((ROOT / "manifests" / "crds.yaml").read_text()))
+    code, out, _ = anygpu("crds")
+    assert code == 0
+    assert list(yaml.safe_load_all(out)) == shipped
+    assert json.loads(anygpu("crds", "-o", "json")[1]) == {"apiVersion": "v1", "kind": "List", "items": shipped}
+    head, *rows = anygpu("crds", "-o", "table")[1].splitlines()
+    assert head.split() == ["KIND", "SHORT", "SCOPE", "HOLDS"]
+    assert [row.split()[0] for row in rows] == [each["spec"]["names"]["kind"] for each in shipped]
