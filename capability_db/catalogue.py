@@ -1,13 +1,13 @@
-"""All GPU models known, with exact lookups: whole values, never substrings."""
+"""All that is known of GPU models, of models that run on them, and of prices, with exact lookups."""
 
 import difflib
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from capability_db import errors, partitions
+from capability_db import errors, models, partitions, resources
 from capability_db.sku import Sku, VendorName
 
 Pairs = tuple[tuple[str, str], ...]
@@ -17,10 +17,22 @@ Key = TypeVar("Key")
 class Catalogue:
     """SKUs in their order, and indices over how node objects name them; nothing in it changes after construction."""
 
-    __slots__ = ("_by_cloud", "_by_id", "_by_pci", "_by_product", "_cloud_keys")
+    __slots__ = ("_by_cloud", "_by_id", "_by_pci", "_by_product", "_cloud_keys", "_prices", "models")
 
-    def __init__(self, skus: Iterable[Sku]) -> None:
-        """Index the SKUs; raises CatalogueError naming SKU and field where they contradict themselves or each other."""
+    def __init__(
+        self,
+        skus: Iterable[Sku],
+        profiles: models.Profiles | None = None,
+        prices: Iterable[resources.Price] = (),
+    ) -> None:
+        """Index the SKUs; raises CatalogueError naming SKU and field where they contradict themselves or each other.
+
+        Profiles that are None are those that ship with anygpu. Prices go before those that SKUs state themselves.
+        """
+        self.models = models.Profiles.builtin() if profiles is None else profiles
+        self._prices: dict[str, tuple[resources.Price, ...]] = {}
+        for price in prices:
+            self._prices[price.sku] = (*self._prices.get(price.sku, ()), price)
         self._by_id: dict[str, Sku] = {}
         self._by_product: dict[tuple[VendorName, str], Sku] = {}
         self._by_pci: dict[tuple[VendorName, str], tuple[Sku, ...]] = {}
@@ -74,6 +86,49 @@ class Catalogue:
         left = {sku.id: sku for size, sku in found if size == most}
         return next(iter(left.values())) if len(left) == 1 else None
 
+    def price(self, skus: Sequence[Sku], labels: Mapping[str, str]) -> float | None:
+        """USD an hour of a device on a node with these labels; None: unknown, be it of one of the possible models.
+
+        Of a SKU's prices that hold on the node the one with most labels counts, else what the SKU states itself. A
+        device that may be of several models costs what the dearest does.
+        """
+        found = [self._price(sku, labels) for sku in skus]
+        known = [price for price in found if price is not None]
+        return max(known) if known and len(known) == len(found) else None
+
+    def _price(self, sku: Sku, labels: Mapping[str, str]) -> float | None:
+        holding = [
+            (len(price.node_labels or {}), price.usd_hour)
+            for price in self._prices.get(sku.id, ())
+            if _holds(labels, (price.node_labels or {}).items())
+        ]
+        return max(holding)[1] if holding else sku.price_usd_hour
+
+    def cheapest(self, sku: Sku) -> float | None:
+        """The least USD an hour that a device of the SKU costs on any node there might be; None: unknown."""
+        stated = [price.usd_hour for price in self._prices.get(sku.id, ())]
+        return min([*stated, *([sku.price_usd_hour] if sku.price_usd_hour is not None else [])], default=None)
+
+    def clash(self, sku: Sku) -> tuple[str, str, Sku] | None:
+        """What of a SKU, (field, value), means another SKU already, and which; None: nothing does."""
+        for value in sku.match.product:
+            if (owner := self._by_product.get((sku.vendor, value), sku)).id != sku.id:
+                return "match.product", value, owner
+        for entry in sku.match.cloud:
+            if (owner := self._by_cloud.get(_pairs(entry, sku), sku)).id != sku.id:
+                return "match.cloud", entry, owner
+        for field, ids in (("match.pci", sku.match.pci), ("match.pci_shared", sku.match.pci_shared)):
+            for device_id in ids:
+                for owner in self.by_pci(sku.vendor, device_id):
+                    alone = field == "match.pci" or device_id in owner.match.pci
+                    if owner.id != sku.id and alone:
+                        return field, device_id, owner
+        return None
+
+    def reads_alike(self, other: "Catalogue") -> bool:
+        """Whether node objects mean the same, prices too, by another catalogue."""
+        return self._prices == other._prices and list(self) == list(other)
+
     def __iter__(self) -> Iterator[Sku]:
         return iter(self._by_id.values())
 
@@ -102,7 +157,7 @@ def _pairs(entry: str, sku: Sku) -> Pairs:
     return pairs
 
 
-def _holds(labels: Mapping[str, str], pairs: Pairs) -> bool:
+def _holds(labels: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> bool:
     return all(labels.get(key) == value for key, value in pairs)
 
 

@@ -1,5 +1,6 @@
 """Node labels, resources and its agent's report -> what GPUs the node offers, and under which resource names."""
 
+import dataclasses
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class DeviceClass:
     problem: str | None = None
     dra: bool = False
     """Whether a DRA driver, whose name stands as the resource, allocates the devices; else a device plugin does."""
+    price_usd_hour: float | None = None
+    """USD an hour of the whole device on the nodes that offer it; None: unknown."""
 
     def __hash__(self) -> int:
         """Hash by the few fields that tell classes apart in practice: SKUs are large."""
@@ -114,7 +117,7 @@ class NodeFacts:
 
     pools: tuple[Pool, ...]
     present: tuple[VendorName, ...]
-    """Vendors whose hardware the node's PCI labels show, whether or not a device plugin publishes it."""
+    """Vendors whose hardware the agent or the node's PCI labels show, whether or not a device plugin publishes it."""
     versions: tuple[tuple[str, str], ...]
     """Driver and runtime labels."""
     conflicts: tuple[str, ...] = ()
@@ -143,21 +146,67 @@ def read(
                 continue
             healthy, total = allocatable.get(resource, 0), capacity.get(resource, allocatable.get(resource, 0))
             here = max(healthy, total)
-            if here <= 0:
-                continue
-            found = trust.settle(
-                trust.Question(vendor, resource, frozenset(names), here), labels, taints, report, catalogue
-            )
-            identity, sound = found.identity, min(healthy, here if found.healthy is None else found.healthy)
-            counts = identity.counts or (here,) * len(identity.skus)
-            device = _device_class(resource, vendor.name, identity)
-            pools.append(Pool(device, sound, here, counts, found.unhealthy, healthy - sound, found.fits))
-            conflicts += found.conflicts
-    present = tuple(vendor.name for vendor in vendors.VENDORS.values() if _on_pci_bus(labels, vendor.pci_vendor))
+            if here > 0:
+                question = trust.Question(vendor, resource, names, here)
+                pool, differences = _pool(question, healthy, labels, catalogue, taints, report)
+                pools.append(pool)
+                conflicts += differences
+    present = tuple(
+        vendor.name
+        for vendor in vendors.VENDORS.values()
+        if _on_pci_bus(labels, vendor.pci_vendor) or (report is not None and report.of(vendor.name))
+    )
     versions = tuple(
         (key, labels[key]) for vendor in vendors.VENDORS.values() for key in vendor.compute_keys if key in labels
     )
     return NodeFacts(tuple(pools), present, versions, tuple(dict.fromkeys(conflicts)))
+
+
+def anew(
+    facts: NodeFacts,
+    names: Collection[str],
+    labels: Mapping[str, str],
+    catalogue: Catalogue,
+    *,
+    taints: Collection[str] = (),
+    report: reports.Report | None = None,
+) -> NodeFacts:
+    """What `read` finds by another catalogue, where it found these facts on the same node of these resource names."""
+    pools: list[Pool] = []
+    conflicts: list[str] = []
+    for each in facts.pools:
+        vendor = vendors.VENDORS[each.device.vendor]
+        question = trust.Question(vendor, each.device.resource, names, each.capacity)
+        offered = each.allocatable + each.withheld
+        pool, differences = _pool(question, offered, labels, catalogue, taints, report)
+        pools.append(pool)
+        conflicts += differences
+    return dataclasses.replace(facts, pools=tuple(pools), conflicts=tuple(dict.fromkeys(conflicts)))
+
+
+def _pool(
+    question: trust.Question,
+    offered: int,
+    labels: Mapping[str, str],
+    catalogue: Catalogue,
+    taints: Collection[str],
+    report: reports.Report | None,
+) -> tuple[Pool, tuple[str, ...]]:
+    """The pool of one resource name, of which the device plugin offers so many, and what sources say differently."""
+    found = trust.settle(question, labels, taints, report, catalogue)
+    identity = found.identity
+    sound = offered if found.healthy is None else min(offered, found.healthy)
+    counts = identity.counts or (question.count,) * len(identity.skus)
+    price = catalogue.price(identity.skus, labels)
+    device = _device_class(question.resource, question.vendor.name, identity, price)
+    pool = Pool(device, sound, question.count, counts, found.unhealthy, offered - sound, found.fits)
+    return pool, found.conflicts
+
+
+def priced(device: DeviceClass, labels: Mapping[str, str], catalogue: Catalogue) -> DeviceClass:
+    """The class with what its devices cost on a node with these labels."""
+    price = catalogue.price(device.skus, labels)
+    return device if price == device.price_usd_hour else dataclasses.replace(device, price_usd_hour=price)
 
 
 def node_labels(facts: NodeFacts) -> dict[str, str]:
@@ -180,7 +229,7 @@ def is_ours(label: str) -> bool:
     return label.startswith(SKU_LABEL) or label == PARTITION_LABEL
 
 
-def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity) -> DeviceClass:
+def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity, price: float | None) -> DeviceClass:
     kind: Kind = "shared" if identity.replicas != 1 else "slice" if identity.mode else "whole"
     memory, reported = identity.memory_mib, identity.memory_mib is not None
     if memory is None and identity.skus and identity.memory_share is not None:
@@ -203,6 +252,7 @@ def _device_class(resource: str, vendor: VendorName, identity: vendors.Identity)
         replicas=identity.replicas,
         evidence=identity.evidence,
         problem=identity.problem,
+        price_usd_hour=price,
     )
 
 

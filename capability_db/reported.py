@@ -54,10 +54,26 @@ def evidence(gpu: reports.Gpu) -> str | None:
     return gpu.product or (f"PCI id {gpu.pci_device_id}" if gpu.pci_device_id else None)
 
 
+def blind(gpu: reports.Gpu) -> bool:
+    """Whether nothing is known of a GPU but that something is wrong with it: lost before the agent ever read it."""
+    return gpu.problem is not None and gpu.sku is None and evidence(gpu) is None
+
+
 def units(offered: Offered, gpus: Sequence[reports.Gpu], catalogue: Catalogue) -> tuple[Unit, ...]:
     """What stands behind a resource name, of one vendor's GPUs; empty: the report shows nothing there."""
-    known = [Unit(gpu, model(gpu, catalogue), memory_mib=gpu.memory_mib) for gpu in gpus]
-    return tuple(_BEHIND[gpus[0].vendor](offered, known)) if gpus else ()
+    models: dict[tuple[object, ...], Sku | None] = {}  # GPUs of one node are mostly alike
+    known = []
+    for gpu in gpus:
+        if blind(gpu):
+            continue
+        words = (gpu.product, gpu.pci_device_id, gpu.sku, gpu.memory_mib, gpu.compute_units, gpu.mode)
+        if words not in models:
+            models[words] = model(gpu, catalogue)
+        known.append(Unit(gpu, models[words], memory_mib=gpu.memory_mib))
+    behind = tuple(_BEHIND[gpus[0].vendor](offered, known)) if known else ()
+    if offered.mode is None and all(each.mode is None for each in behind):
+        behind += tuple(Unit(gpu, None) for gpu in gpus if blind(gpu))  # one of the whole GPUs that are offered
+    return behind
 
 
 def fits(gpus: Iterable[reports.Gpu], skus: Collection[Sku], catalogue: Catalogue) -> tuple[tuple[str, int], ...]:
@@ -67,8 +83,10 @@ def fits(gpus: Iterable[reports.Gpu], skus: Collection[Sku], catalogue: Catalogu
     """
     total: dict[str, int] = {}
     for gpu in gpus:
+        if gpu.instances is None or gpu.problem is not None:
+            continue
         sku = model(gpu, catalogue)
-        if gpu.instances is None or gpu.problem is not None or sku not in skus or sku is None or sku.mig is None:
+        if sku is None or sku.mig is None or sku not in skus:
             continue
         there: list[partitions.Placed] = []
         for each in gpu.instances:
@@ -128,12 +146,12 @@ def _amd(offered: Offered, gpus: Sequence[Unit]) -> Iterable[Unit]:
         behind = [each for each in gpus if each.gpu.mode is None]
     else:
         behind = list(gpus)
-    listed = len(behind) == offered.count
-    return itertools.chain.from_iterable(_parts(each, listed=listed) for each in behind)
+    alike = offered.count // len(behind) if behind and offered.count % len(behind) == 0 else 0
+    return itertools.chain.from_iterable(_parts(each, alike) for each in behind)
 
 
-def _parts(unit: Unit, *, listed: bool) -> list[Unit]:
-    """The devices that a GPU is offered as; `listed`: the report lists each part as a device of its own already."""
+def _parts(unit: Unit, alike: int) -> list[Unit]:
+    """The devices that a GPU is offered as; `alike`: so many for each that is listed, if all are cut alike."""
     mode, sku, memory = unit.gpu.mode, unit.sku, unit.memory_mib
     compute = (mode or "spx").partition("_")[0]
     if compute == "spx":
@@ -141,11 +159,12 @@ def _parts(unit: Unit, *, listed: bool) -> list[Unit]:
     parts = partitions.amd_parts(sku, compute) if sku else None
     whole = memory is None or sku is None or memory > 0.75 * sku.memory_mib
     if parts is None:
-        return [replace(unit, mode=mode, memory_mib=None if whole else memory, share=None)]
+        return [replace(unit, mode=mode, memory_mib=None if whole else memory, share=None)] * max(1, alike)
     if whole and sku is not None:
         memory = (memory or sku.memory_mib) / parts
     share = partitions.Share(memory=1 / parts, compute=1 / parts)
-    return [replace(unit, mode=mode, memory_mib=memory, share=share)] * (1 if listed or not whole else parts)
+    # A report may list each part as a device of its own already.
+    return [replace(unit, mode=mode, memory_mib=memory, share=share)] * (parts if whole and alike != 1 else 1)
 
 
 # --- Intel: a driver's devices are those of its resource names -------------------------------------------------------

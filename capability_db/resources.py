@@ -378,6 +378,13 @@ class Status(Data):
     ] = ()
 
 
+class RegisteredStatus(Status):
+    """What anygpu says of an entry of the capability DB, or of a policy."""
+
+    in_force: Annotated[str, Field(max_length=1 << 20)] | None = None
+    """The spec (JSON) that counts while the object's own is not valid; not stated: its own counts, or none."""
+
+
 class NodeGPUsSpec(Data):
     """Nothing: a node's GPUs are what they are."""
 
@@ -466,7 +473,7 @@ KINDS: Final[dict[str, Kind]] = {
             short=("gpusku", "sku"),
             namespaced=False,
             spec=GPUSKUSpec,
-            status=Status,
+            status=RegisteredStatus,
             columns=(
                 ("Vendor", ".spec.vendor", "string"),
                 ("Target", ".spec.target", "string"),
@@ -492,7 +499,7 @@ KINDS: Final[dict[str, Kind]] = {
             short=("mprofile",),
             namespaced=False,
             spec=ModelProfileSpec,
-            status=Status,
+            status=RegisteredStatus,
             columns=(
                 ("Kind", ".spec.kind", "string"),
                 ("Precision", ".spec.precision", "string"),
@@ -518,7 +525,7 @@ KINDS: Final[dict[str, Kind]] = {
             short=("gpupolicy",),
             namespaced=True,
             spec=PlacementPolicySpec,
-            status=Status,
+            status=RegisteredStatus,
             columns=(
                 ("Objective", ".spec.objective", "string"),
                 ("Binding", ".spec.binding", "string"),

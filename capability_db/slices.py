@@ -231,11 +231,16 @@ def _published(device: Device, vendor: vendors.Vendor, catalogue: Catalogue, *, 
         for name, each in (device.attributes or {}).items()
         if each.string is not None
     }
-    capacity = (device.capacity or {}).get(driver.memory) or (device.capacity or {}).get(domain + driver.memory)
+    capacity, units = (
+        (device.capacity or {}).get(name) or (device.capacity or {}).get(domain + name)
+        for name in (driver.memory, driver.compute_units)
+    )
     total = (_bytes(capacity.value) if capacity else 0) or None
+    compute_units = (_bytes(units.value) if units else 0) or None
     shared = bool(device.allow_multiple_allocations)
     most = _most(capacity, total) if shared and capacity and total else total
-    identity = vendor.identify_published(attributes, None if most is None else most / quantities.MIB, catalogue)
+    memory_mib = None if most is None else most / quantities.MIB
+    identity = vendor.identify_published(attributes, memory_mib, compute_units, catalogue)
     if identity is None:
         return None
     kind: Kind = "shared" if shared else "slice" if identity.mode else "whole"
@@ -252,7 +257,7 @@ def _published(device: Device, vendor: vendors.Vendor, catalogue: Catalogue, *, 
         compute_share=None if shared else identity.compute_share,
         replicas=None if shared else 1,
         evidence=identity.evidence,
-        problem=None if shared else identity.problem,
+        problem=None if shared and identity.mode else identity.problem,
         dra=True,
     )
     taints = [taint for taint in device.taints or () if taint.effect in ("NoSchedule", "NoExecute")]
@@ -275,7 +280,7 @@ def _most(capacity: Capacity, total: int) -> int:
 
 
 def _bytes(text: str | int) -> int:
-    """A quantity's bytes; what is none counts as unknown, since one bad device must not stop all."""
+    """A quantity in its unit, bytes for memory; what is none reads as 0: one bad device must not stop all."""
     try:
         return max(0, quantities.units(text))
     except errors.QuantityError:

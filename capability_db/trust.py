@@ -33,7 +33,7 @@ class Question:
 
     vendor: vendors.Vendor
     resource: str
-    names: frozenset[str]
+    names: Collection[str]
     """All resource names of the node."""
     count: int
     """Devices of the name, the unhealthy ones too."""
@@ -67,6 +67,8 @@ def settle(
     conflicts = _cloud_conflict(question, labelled, labels, catalogue)
     healthy, unhealthy = _labelled_health(question, labelled, labels, taints)
     gpus = report.of(vendor.name) if report is not None else ()
+    if not gpus:
+        return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
     shared = labelled.replicas or 1
     offered = reported.Offered(
         resource=resource,
@@ -77,12 +79,16 @@ def settle(
     )
     units = reported.units(offered, gpus, catalogue)
     if not units:
-        if gpus:
-            conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
+        conflicts.append(f"{resource}: {count} by the device plugin, none of them seen by the agent")
         return Settled(labelled, healthy, unhealthy, (), tuple(conflicts))
-    replicas = _replicas(labelled, labels, len(units), count)
-    identity = _identity(units, labelled, replicas, count)
+    replicas = _replicas(labelled, labels, len(units), count) if vendor.shares else labelled.replicas
+    identity = _identity(units, labelled, replicas)
     conflicts += _conflicts(question, labelled, identity, len(units) * (replicas or 1))
+    counted = labels.get("nvidia.com/gpu.count", "")
+    # Of several models the label counts one; beside MIG profiles' names it may count GPUs that are cut too.
+    alike = len(identity.skus) == 1 and resource == "nvidia.com/gpu" and not offered.partitioned
+    if alike and not conflicts and counted.isdecimal() and counted != str(len(units)):
+        conflicts.append(f"{resource}: {len(units)} GPUs by the agent, {counted} by labels")
     sound = sum(each.gpu.problem is None for each in units) * (replicas or max(1, count // len(units)))
     sick = tuple(f"{gpu.name}: {gpu.problem}" for gpu in dict.fromkeys(each.gpu for each in units) if gpu.problem)
     return Settled(
@@ -104,15 +110,15 @@ def _replicas(labelled: vendors.Identity, labels: vendors.Labels, seen: int, cou
     by_count = count // seen if count % seen == 0 else None
     if labelled.replicas is None:
         return by_count if by_count != 1 else None
-    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.replicas" not in labels:
+    # What GPU feature discovery labels says whether devices are shared; else the counts may.
+    if labelled.replicas == 1 and by_count is not None and "nvidia.com/gpu.product" not in labels:
         return by_count  # more devices than the driver has: each is offered several times
     return labelled.replicas
 
 
-def _identity(
-    units: Sequence[reported.Unit], labelled: vendors.Identity, replicas: int | None, count: int
-) -> vendors.Identity:
+def _identity(units: Sequence[reported.Unit], labelled: vendors.Identity, replicas: int | None) -> vendors.Identity:
     """What the reported devices are, all together: what holds of whichever of them a pod is given."""
+    units = [each for each in units if not reported.blind(each.gpu)] or units
     skus: dict[str, tuple[Sku, int]] = {}
     for each in units:
         if each.sku is not None:
@@ -185,7 +191,7 @@ def _conflicts(question: Question, labelled: vendors.Identity, identity: vendors
     name, found = question.resource, []
     if seen != question.count:
         found.append(f"{name}: {question.count} by the device plugin, {seen} by the agent")
-    if labelled.skus and identity.skus and not {*labelled.skus} <= {*identity.skus}:
+    if labelled.skus and identity.skus and any(sku not in identity.skus for sku in labelled.skus):
         found.append(
             f"{name}: {models(identity.skus)} by the agent, {models(labelled.skus)} by labels ({labelled.evidence})"
         )

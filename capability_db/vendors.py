@@ -70,6 +70,8 @@ class Driver:
     """The MIG profile or partition mode of a slice."""
     memory: str = "memory"
     """The capacity in bytes."""
+    compute_units: str = "computeUnits"
+    """The capacity that counts AMD's compute units."""
 
     def products(self, sku: Sku) -> tuple[str, ...]:
         """The model's names, without spaces."""
@@ -111,6 +113,8 @@ class Vendor:
     pci_vendor: str
     shared_suffix: str | None
     """What the device plugin appends to a resource name that it time-shares, if it is told to rename."""
+    shares: bool
+    """Whether the device plugin may offer one device several times."""
     identify: Callable[[str, str | None, Labels, int, Catalogue], Identity]
     """(resource, partition mode in its name, node labels, devices, catalogue) -> Identity."""
     recognise: Callable[[Named, Catalogue], Sku | None]
@@ -147,8 +151,10 @@ class Vendor:
         found = self.partition_resource.fullmatch(self._unshared(resource))
         return found.group("mode") if found else None
 
-    def identify_published(self, attributes: Labels, memory_mib: float | None, catalogue: Catalogue) -> Identity | None:
-        """What a device of the DRA driver is, by its attributes; None: nothing for a container."""
+    def identify_published(
+        self, attributes: Labels, memory_mib: float | None, compute_units: int | None, catalogue: Catalogue
+    ) -> Identity | None:
+        """What a device of the DRA driver is, by its attributes and capacities; None: nothing for a container."""
         driver = self.driver
         kind = attributes.get(driver.type)
         if driver.whole is not None and kind not in (driver.whole, driver.slice):
@@ -156,7 +162,7 @@ class Vendor:
         sku, evidence = self._published_model(attributes, catalogue)
         identity = Identity(skus=(sku,) if sku else (), memory_mib=memory_mib, evidence=evidence)
         if driver.whole is None or kind == driver.whole:
-            return identity
+            return identity if sku else self._by_capacity(identity, attributes, compute_units, catalogue)
         profile = attributes.get(driver.profile or "")
         mode, share = driver.part(sku, profile) if sku and profile else (profile or "unknown", None)
         return replace(
@@ -166,6 +172,19 @@ class Vendor:
             compute_share=share.compute if share else None,
             problem=None if profile else f"the driver {driver.name} publishes no {driver.profile} of the slice",
         )
+
+    def _by_capacity(
+        self, identity: Identity, attributes: Labels, compute_units: int | None, catalogue: Catalogue
+    ) -> Identity:
+        """The identity of a device whose capacities tell its model from others with its PCI id, where they do."""
+        driver = self.driver
+        device_id = attributes.get(driver.pci) if driver.pci else None
+        named = Named(attributes.get(driver.product), device_id, identity.memory_mib, compute_units)
+        sku = self.recognise(named, catalogue) if device_id else None
+        if sku is None:
+            return identity
+        problem = f"no attribute of the driver {driver.name} names the model alone, so that no claim can ask for it"
+        return replace(identity, skus=(sku,), problem=problem)
 
     def _published_model(self, attributes: Labels, catalogue: Catalogue) -> tuple[Sku | None, str]:
         driver, found = self.driver, "no attribute names the model"
@@ -456,6 +475,7 @@ NVIDIA: Final = Vendor(
     taints=("nvidia.com/gpu",),
     pci_vendor="10de",
     shared_suffix=".shared",
+    shares=True,
     identify=_nvidia,
     recognise=_nvidia_model,
     several_partitions=False,
@@ -479,6 +499,7 @@ AMD: Final = Vendor(
     taints=("amd.com/gpu",),
     pci_vendor="1002",
     shared_suffix=None,
+    shares=False,
     identify=_amd,
     recognise=_amd_model,
     several_partitions=True,
@@ -505,6 +526,7 @@ INTEL: Final = Vendor(
     taints=("gpu.intel.com/i915", "gpu.intel.com/xe", "habana.ai/gaudi"),
     pci_vendor="8086",
     shared_suffix=None,
+    shares=True,
     identify=_intel,
     recognise=_intel_model,
     several_partitions=True,

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from capability_db import errors as capability_errors
 from capability_db import vendors
-from capability_db.catalogue import Catalogue
 from images import resolve
-from scheduler import claims, decision, errors, kube, needs
+from scheduler import claims, decision, errors, kube, needs, policies
+from scheduler import fleet as fleets
 from scheduler import offers as offers_
 
 
@@ -55,12 +55,18 @@ def concerns(pod: kube.Pod, opted_out: Collection[str]) -> bool:
     )
 
 
-def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
-    """The pod's question; raises InvalidNeeds naming what is wrong in its annotations or contradicts its spec."""
-    needed = needs.parse(pod.annotations, catalogue)
-    made = None if needed.binding == "early" else decision.read(pod.annotations)
+def read(pod: kube.Pod, fleet: fleets.Fleet) -> Question:
+    """The pod's question; raises InvalidNeeds naming what is wrong in its annotations or contradicts its spec.
+
+    The policies are those of its namespace, for a decided pod those that its decision records.
+    """
+    made = decision.read(pod.annotations)
+    policy = fleet.policy(pod.metadata.namespace) if made is None else made.policy or policies.NONE
+    needed = needs.parse(pod.annotations, fleet.catalogue, policy=policy)
+    if needed.binding == "early":
+        made = None
     if made is not None and made.binding != "early":
-        return _decided(pod, made, catalogue)
+        return _decided(pod, made, fleet, policy)
     containers = pod.spec.containers or []
     if not containers:
         raise errors.InvalidNeeds(["spec.containers: empty; a pod needs a container that gets the GPU"])
@@ -68,6 +74,9 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
     asked = _gpu_requests(pod)
     if made is not None:
         needed = needed.model_copy(update={"binding": made.binding})  # a pod that names its node is decided early
+    elif asked and needed.binding != "early" and not states_binding(pod):
+        # A policy's default is not for a pod that asks one vendor's resource.
+        needed = needed.model_copy(update={"binding": "early"})
     elif asked and needed.binding != "early":
         first, names = next((name, " and ".join(gpus)) for name, gpus in asked.items())
         raise errors.InvalidNeeds(
@@ -86,7 +95,12 @@ def read(pod: kube.Pod, catalogue: Catalogue) -> Question:
     if not asked:
         container = _named(needed.container, pod) if needed.container else containers[0]
         return Question(needed, container, needed.gpus, asks_resource=False)
-    return _follow(pod, needed, asked, catalogue)
+    return _follow(pod, needed, asked, fleet)
+
+
+def states_binding(pod: kube.Pod) -> bool:
+    """Whether the pod itself says how it is bound, else a policy or nobody does."""
+    return f"{needs.PREFIX}binding" in pod.annotations
 
 
 def _neutral(pod: kube.Pod) -> str | None:
@@ -94,9 +108,9 @@ def _neutral(pod: kube.Pod) -> str | None:
     return next((each.name for each in pod.containers if claims.GPU_RESOURCE in kube.requests(each.resources)), None)
 
 
-def _decided(pod: kube.Pod, made: decision.Decision, catalogue: Catalogue) -> Question:
+def _decided(pod: kube.Pod, made: decision.Decision, fleet: fleets.Fleet, policy: policies.Effective) -> Question:
     """The question of a late or claim pod that admission has been at: what it asks now are all its alternatives."""
-    needed = needs.parse(pod.annotations, catalogue, devices=made.count)
+    needed = needs.parse(pod.annotations, fleet.catalogue, devices=made.count, policy=policy)
     late = made.binding == "late"
     resources = tuple(made.injected) if late else tuple(dict.fromkeys(each.resource for each in made.alternatives))
     needed = needed.model_copy(update={"binding": made.binding, "gpus": made.count, "resources": resources})
@@ -144,7 +158,7 @@ def _named(name: str, pod: kube.Pod) -> kube.Container:
     )
 
 
-def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]], catalogue: Catalogue) -> Question:
+def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]], fleet: fleets.Fleet) -> Question:
     names = sorted({name for gpus in asked.values() for name in gpus})
     if len(names) > 1:
         raise errors.InvalidNeeds(
@@ -169,7 +183,8 @@ def _follow(pod: kube.Pod, needed: needs.Needs, asked: dict[str, dict[str, int]]
             ]
         )
     if count != needed.gpus:
-        needed = needs.parse(pod.annotations, catalogue, devices=count)  # the model is sized for what the pod asks
+        # The model is sized for what the pod asks.
+        needed = needs.parse(pod.annotations, fleet.catalogue, devices=count, policy=needed.policy)
     if needed.vendors and vendor.name not in needed.vendors:
         raise errors.InvalidNeeds(
             [

@@ -330,7 +330,7 @@ class Binder:
     def _device(self, pod: kube.Pod, node: kube.Node, resource: str) -> DeviceClass:
         """The node's devices under a resource name, judged anew; raises CannotBind where they do not meet the needs."""
         facts = self._fleet.read(node)[0]
-        question = asks.read(pod, self._fleet.catalogue)
+        question = asks.read(pod, self._fleet)
         reason = f"{node.metadata.name} has no {resource} now"
         for pool in facts.pools:
             if pool.device.resource == resource:

@@ -146,14 +146,11 @@ def _alternatives(
 
 def _possible(catalogue: Catalogue) -> Iterator[DeviceClass]:
     """Every way a DRA driver could publish a GPU: whole, cut, or whole and shared."""
-    for sku in catalogue:
-        for device in fit.possible_classes(sku):
-            if device.dra:
-                yield device
-                if device.kind == "whole":
-                    yield dataclasses.replace(
-                        device, kind="shared", memory_share=None, compute_share=None, replicas=None
-                    )
+    for device in fit.possible(catalogue):
+        if device.dra:
+            yield device
+            if device.kind == "whole":
+                yield dataclasses.replace(device, kind="shared", memory_share=None, compute_share=None, replicas=None)
 
 
 def _subrequest(needs: Needs, each: _Alternative, catalogue: Catalogue) -> Json:

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from capability_db.sku import Frozen, VendorName
 from scheduler import needs as needs_
+from scheduler import policies
 
 SCHEMA_ID = "https://anygpu.io/schemas/decision.v1.json"
 
@@ -68,6 +69,8 @@ class Decision(Frozen):
     """What was added to the container's resources; ResourceQuota charges each of these names."""
     alternatives: tuple[Alternative, ...] = ()
     """For late and claim, until the pod is bound: what it may be given, the best first."""
+    policy: policies.Effective | None = None
+    """What PlacementPolicies said when it was admitted, which stays so for the pod; None: there were none."""
 
     @property
     def waits(self) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 import yaml
 
-from capability_db import reports, slices
+from capability_db import registered, reports, resources, slices
 from scheduler import claims, errors, kube, needs, quota, reservations
 from scheduler import fleet as fleets
 
@@ -181,12 +181,16 @@ def load(fleet: fleets.Fleet, documents: Iterable[Json], source: str) -> None:
         for each in namespaces
         if isinstance(labels := each.get("labels"), dict) and labels.get(needs.INJECT_LABEL) == "false"
     }
+    ours = [each for each in objects if str(each.get("apiVersion", "")).startswith(f"{resources.GROUP}/")]
+    for kind in registered.KINDS:
+        fleet.registered.replace(kind, [_as(kind, each, source) for each in ours if each["kind"] == kind])
+    fleet.use_registered()
     fleet.replace(nodes, [to_pod(each, source) for each in objects if each["kind"] == "Pod"])
-    found: dict[str, list[Any]] = {kind: [] for kind in _OTHERS}
+    found: dict[str, list[Any]] = {kind: [] for kind in _OTHERS if kind not in registered.KINDS}
     for each in objects:
         labels = _metadata(each).get("labels")
-        ours = isinstance(labels, dict) and reservations.LABEL in labels
-        if each["kind"] in found and (each["kind"] != "ConfigMap" or ours):
+        is_record = isinstance(labels, dict) and reservations.LABEL in labels
+        if each["kind"] in found and (each["kind"] != "ConfigMap" or is_record):
             found[each["kind"]].append(_as(each["kind"], each, source))
     fleet.replace(records=[record for each in found["ConfigMap"] if (record := reservations.of(each))])
     fleet.quotas.replace(found["ResourceQuota"])
@@ -204,6 +208,7 @@ _OTHERS: dict[str, type[Any]] = {
     "DeviceClass": kube.DeviceClass,
     "ResourceQuota": quota.ResourceQuota,
     "NodeGPUs": reports.NodeGPUs,
+    **dict.fromkeys(registered.KINDS, registered.Object),
 }
 
 

@@ -1,4 +1,4 @@
-"""Events that tell a pod's owner what anygpu did, as events.k8s.io/v1 has them; its name makes each one once."""
+"""Events that tell an object's owner what anygpu did, as events.k8s.io/v1 has them; its name makes each one once."""
 
 import datetime
 from typing import Any
@@ -24,10 +24,27 @@ def event(
     related: Json | None = None,
 ) -> Json:
     """An event about a pod; `by` is the part of anygpu that reports it, `now` in unix seconds."""
-    found: Json = {
+    about = of_pod(pod)
+    found = on(about, name, by=by, action=action, reason=reason, note=note, now=now, warning=warning)
+    return found | ({"related": related} if related else {})
+
+
+def on(
+    about: Json,
+    name: str,
+    *,
+    by: str,
+    action: str,
+    reason: str,
+    note: str,
+    now: float,
+    warning: bool = False,
+) -> Json:
+    """An event about the object of a reference; one that is in no namespace has its events in `default`."""
+    return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": name, "namespace": pod.metadata.namespace or "default"},
+        "metadata": {"name": name, "namespace": about.get("namespace") or "default"},
         "eventTime": datetime.datetime.fromtimestamp(now, datetime.UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": f"anygpu.io/{by}",
         "reportingInstance": "anygpu",
@@ -35,9 +52,8 @@ def event(
         "reason": reason,
         "type": "Warning" if warning else "Normal",
         "note": note[:MAX_NOTE],
-        "regarding": of_pod(pod),
+        "regarding": about,
     }
-    return found | ({"related": related} if related else {})
 
 
 def of_pod(pod: kube.Pod) -> Json:

@@ -2,11 +2,12 @@
 
 import copy
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from capability_db import errors as capability_errors
 from capability_db import node_facts
-from scheduler import asks, decision, errors, kube, offers, plain
+from scheduler import asks, decision, errors, kube, needs, offers, plain, policies
 from scheduler import fleet as fleets
 
 
@@ -27,6 +28,8 @@ class Explanation:
     verdicts: tuple[offers.Verdict, ...]
     scheduler_says: str | None
     """The message of the pod's PodScheduled condition."""
+    policy: tuple[str, ...] = ()
+    """What PlacementPolicies say for the pod, a line for each thing, and which says it."""
 
     def as_json(self) -> dict[str, Any]:
         """The stable JSON shape."""
@@ -39,6 +42,7 @@ class Explanation:
             "changes": list(self.changes),
             "advice": self.advice,
             "schedulerSays": self.scheduler_says,
+            "policy": list(self.policy),
             "nodes": [{"name": each.name, "fits": each.fits, "reason": each.reason or ""} for each in self.verdicts],
         }
 
@@ -46,7 +50,23 @@ class Explanation:
 def explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
     """Judge the pod anew, as if it were not there, against the cluster as it is. The node table is left as it was."""
     with fleet.without(pod):
-        return _explain(pod, fleet)
+        answer = _explain(pod, fleet)
+    return dataclasses.replace(answer, policy=_policy(pod, fleet))
+
+
+def _policy(pod: kube.Pod, fleet: fleets.Fleet) -> tuple[str, ...]:
+    if not asks.concerns(pod, fleet.opted_out):
+        return ()
+    stated = [key.removeprefix(needs.PREFIX) for key in pod.annotations if key.startswith(needs.PREFIX)]
+    now, made = fleet.policy(pod.metadata.namespace), decision.read(pod.annotations)
+    if made is None:
+        return tuple(policies.in_words(now, stated))
+    given = made.policy or policies.NONE
+    lines = policies.in_words(given, stated)
+    if given != now:
+        other = "; ".join(policies.in_words(now, stated)) or "none hold now"
+        lines.append(f"as it was admitted; for a pod made now: {other}")
+    return tuple(lines)
 
 
 def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
@@ -67,7 +87,7 @@ def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
         summary += "; it asks nothing of anygpu"
     else:
         try:
-            question = asks.read(original, fleet.catalogue)
+            question = asks.read(original, fleet)
         except errors.InvalidNeeds as error:
             return Explanation(
                 pod.key, node, "its annotations state no valid need", made, str(error), (), None, (), says
@@ -80,7 +100,15 @@ def _explain(pod: kube.Pod, fleet: fleets.Fleet) -> Explanation:
             fits = any(verdict.fits for verdict in verdicts)
             changes = () if fits else tuple(offers.smallest_changes(verdicts))
             summary, advice = _waits(survey, made)
+            advice = advice or _of_policy(question.needs, verdicts)
     return Explanation(pod.key, node, summary, made, problem, changes, advice, tuple(verdicts), says)
+
+
+def _of_policy(needed: needs.Needs, verdicts: Iterable[offers.Verdict]) -> str | None:
+    """Whom to ask, where nothing but policies keeps the pod off nodes; None: they do not."""
+    texts = [v.missing[0].text for v in verdicts if v.missing and {each.key for each in v.missing} == {"policy"}]
+    rules = [rule for rule in needed.policy.rules if any(rule.who in text for text in texts)]
+    return policies.who_can_change(rules) if rules and not any(verdict.fits for verdict in verdicts) else None
 
 
 def _runs(node: str, made: decision.Decision | None) -> str:
@@ -150,6 +178,14 @@ def as_written(pod: kube.Pod, made: decision.Decision | None) -> kube.Pod:
         else:
             required["nodeSelectorTerms"] = terms
     return kube.to_pod(document)
+
+
+def undecided(pod: kube.Pod) -> kube.Pod:
+    """The pod as one made anew would come in: nothing decided yet."""
+    document = kube.to_json(pod)
+    annotations = document["metadata"].get("annotations") or {}
+    kept = {key: value for key, value in annotations.items() if not needs.is_written_back(key)}
+    return kube.to_pod({**document, "metadata": {**document["metadata"], "annotations": kept}})
 
 
 def _unbound(pod: kube.Pod) -> kube.Pod:

@@ -227,7 +227,7 @@ def _look(pod: kube.Pod, fleet: fleets.Fleet) -> _Look | str | None:
         return None
     try:
         takes = binding.takes(pod)
-        question = asks.read(pod, fleet.catalogue) if concerned else None
+        question = asks.read(pod, fleet) if concerned else None
     except (errors.InvalidNeeds, capability_errors.QuantityError) as error:
         # Nothing but the webhook's absence lets such a pod in. The event recorder would format percent signs.
         return str(error).replace("%", "％")

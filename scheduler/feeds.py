@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, Generic, TypeVar
 
-from capability_db import reports, resources, slices
-from scheduler import claims, control, kube, needs, quota, rescue, reservations, stranded, watch
+from capability_db import registered, reports, resources, slices
+from scheduler import claims, control, kube, needs, quota, rescue, reservations, stranded, verdicts, watch
 from scheduler import fleet as fleets
 
 T = TypeVar("T")
@@ -24,6 +24,8 @@ class Feed(Generic[T]):
     selector: Mapping[str, str] | None = None
     optional: bool = False
     """Whether the API server may not serve it, which counts as none there."""
+    settle: Callable[[], None] = lambda: None
+    """Called after each list and each batch of changes."""
 
     def reflector(self, api: Any, post: Callable[[Callable[[], None]], object], listed: Callable[[], None]) -> Any:
         """The thread that watches; `post` runs a call on the loop, `listed` says that the first list is in."""
@@ -31,6 +33,7 @@ class Feed(Generic[T]):
         def lists(items: list[T]) -> None:
             def apply() -> None:
                 self.on_list(items)
+                self.settle()
                 listed()
 
             post(apply)
@@ -39,6 +42,7 @@ class Feed(Generic[T]):
             def apply() -> None:
                 for kind, item in batch:
                     self.on_event(item, kind == "DELETED")
+                self.settle()
 
             post(apply)
 
@@ -50,9 +54,14 @@ def feeds(
     bindings: Collection[needs.Binding],
     writer: control.Writer | None = None,
     rescuer: rescue.Rescuer | None = None,
+    reporter: verdicts.Reporter | None = None,
 ) -> list[Feed[Any]]:
-    """Everything that the bindings that are on want known; `writer` and `rescuer` are told what concerns them."""
-    found: list[Feed[Any]] = [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet), _reports(fleet, writer)]
+    """Everything that the bindings that are on want known; who writes is told what concerns it.
+
+    What admins registered comes first, so that nodes are read by it.
+    """
+    found: list[Feed[Any]] = [_registered(fleet, kind, writer, reporter) for kind in registered.KINDS]
+    found += [_nodes(fleet, writer), _pods(fleet, writer), _namespaces(fleet), _reports(fleet, writer)]
     if {"late", "claim"} & {*bindings}:
         found += [_records(fleet), _device_classes(fleet)]
     if "late" in bindings:
@@ -67,6 +76,27 @@ def feeds(
 def _nudge(writer: control.Writer | None) -> None:
     if writer is not None:
         writer.nudge()
+
+
+def _registered(
+    fleet: fleets.Fleet, kind: str, writer: control.Writer | None, reporter: verdicts.Reporter | None
+) -> Feed[registered.Object]:
+    known = fleet.registered
+
+    def on_list(found: list[registered.Object]) -> None:
+        known.replace(kind, found)
+
+    def on_event(found: registered.Object, gone: bool) -> None:
+        (known.remove if gone else known.put)(kind, found)
+
+    def settle() -> None:
+        if fleet.use_registered():
+            _nudge(writer)
+        if reporter is not None:
+            reporter.nudge()
+
+    path = resources.KINDS[kind].path
+    return Feed(path, registered.Object, on_list, on_event, optional=True, settle=settle)
 
 
 def _nodes(fleet: fleets.Fleet, writer: control.Writer | None) -> Feed[kube.Node]:

@@ -6,13 +6,14 @@ recorder formats them).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from capability_db import models, node_facts, partitions, quantities, vendors
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass
 from capability_db.sku import Sku
+from scheduler import policies
 from scheduler.needs import Needs
 
 
@@ -45,6 +46,7 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
     if needs.vendors and device.vendor not in needs.vendors:
         asked = ",".join(needs.vendors)
         found.append(Unmet("vendor", f"{device.vendor}: vendor {asked} asked", f"vendor: {asked},{device.vendor}"))
+    found += _forbidden(needs, device)
     if not device.skus:
         found.append(Unmet("model", f"unknown GPU model: {device.evidence}", None))
         return found
@@ -53,6 +55,7 @@ def unmet(needs: Needs, device: DeviceClass) -> list[Unmet]:
     found += _memory(needs, device, name)
     for sku in device.skus:
         found += _compute(needs, device, sku)
+    found += _price(needs, device)
     return found
 
 
@@ -167,13 +170,30 @@ def _compute(needs: Needs, device: DeviceClass, sku: Sku) -> Iterator[Unmet]:
         elif sku.link.reach == "none":
             text = f"{sku.id}: {sku.link.name} only, no NVLink or xGMI"
             yield Unmet("interconnect", text, "interconnect: preferred")
-    if needs.max_price_usd_hour is not None:
-        price = sku.price_usd_hour
-        if price is None:
-            yield Unmet("max-price", f"{sku.id}: no price stated", "no max-price")
-        elif price > needs.max_price_usd_hour:
-            text = f"{sku.id}: {price:g} USD an hour, at most {needs.max_price_usd_hour:g} asked"
-            yield Unmet("max-price", text, f"max-price: {price:g}")
+
+
+def _forbidden(needs: Needs, device: DeviceClass) -> Iterator[Unmet]:
+    """What the pod's policies do not allow; no change of the pod would help."""
+    for rule in needs.policy.rules:
+        texts = [rule.forbids_vendor(device.vendor), *(rule.forbids_sku(sku.id) for sku in device.skus)]
+        if device.skus:
+            texts.append(rule.forbids_price(_models(device), device.price_usd_hour))
+        yield from (Unmet("policy", text, None) for text in texts if text)
+
+
+def _price(needs: Needs, device: DeviceClass) -> Iterator[Unmet]:
+    if needs.max_price_usd_hour is None:
+        return
+    name, price = _models(device), device.price_usd_hour
+    if price is None:
+        yield Unmet("max-price", f"{name}: no price stated", "no max-price")
+    elif price > needs.max_price_usd_hour:
+        text = f"{name}: {price:g} USD an hour, at most {needs.max_price_usd_hour:g} asked"
+        yield Unmet("max-price", text, f"max-price: {price:g}")
+
+
+def _models(device: DeviceClass) -> str:
+    return "/".join(sku.id for sku in device.skus)
 
 
 def _at_least(key: str, unit: str, has: float | None, asked: float, name: str) -> Iterator[Unmet]:
@@ -195,11 +215,18 @@ def bandwidth(device: DeviceClass, sku: Sku) -> float | None:
     return sku.bandwidth * device.memory_share if sku.bandwidth and device.memory_share is not None else None
 
 
-def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
+def possible(catalogue: Catalogue) -> Iterator[DeviceClass]:
+    """Every device class that the capability DB's models could be offered as, at the least price there is for each."""
+    for sku in catalogue:
+        yield from possible_classes(sku, catalogue.cheapest(sku))
+
+
+def possible_classes(sku: Sku, price_usd_hour: float | None = None) -> Iterator[DeviceClass]:
     """Every way a node could offer a model: whole and partitioned, by device plugin and by DRA driver.
 
-    Sharing adds nothing that these do not have.
+    Sharing adds nothing that these do not have. A price that is None is the one that the SKU states itself.
     """
+    price_usd_hour = sku.price_usd_hour if price_usd_hour is None else price_usd_hour
     vendor = vendors.VENDORS[sku.vendor]
     driver = (vendor.driver.name,) if vendor.driver.publishes(sku) else ()
 
@@ -219,6 +246,7 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
             replicas=1,
             evidence="capability DB",
             dra=resource in driver,
+            price_usd_hour=price_usd_hour,
         )
 
     whole = partitions.Share(memory=1.0, compute=1.0)
@@ -246,10 +274,15 @@ def possible_classes(sku: Sku) -> Iterator[DeviceClass]:
 def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> str | None:
     """Why no GPU could ever meet the needs, whatever model of the DB in whatever partitioning; None: one could.
 
-    Names the single need that nothing meets where there is one, else what the closest model lacks.
+    Names the single need that nothing meets where there is one, else what the closest model lacks. What only the pod's
+    policies rule out is said to be theirs.
     """
+    rules = needs.policy.rules
+    if rules:
+        free = needs.model_copy(update={"policy": needs.policy.without_rules()})
+        return impossible(free, catalogue, live) or _ruled_out(needs, [*live, *possible(catalogue)])
     lacking: list[list[Unmet]] = []
-    devices = [*live, *(device for sku in catalogue for device in possible_classes(sku))]
+    devices = [*live, *possible(catalogue)]
     for device in devices:
         missing = unmet(needs, device)
         if not missing:
@@ -280,6 +313,20 @@ def impossible(needs: Needs, catalogue: Catalogue, live: list[DeviceClass]) -> s
     )
     texts = "; ".join(dict.fromkeys(each.text for each in closest))
     return f"{keys}: no GPU model in the capability DB meets this together with the other needs; the closest is {texts}"
+
+
+def _ruled_out(needs: Needs, devices: Iterable[DeviceClass]) -> str | None:
+    """Why the policies leave nothing that meets the needs; None: they leave something."""
+    texts: dict[str, None] = {}
+    for device in devices:
+        missing = unmet(needs, device)
+        if not missing:
+            return None
+        if all(each.key == "policy" for each in missing):
+            texts |= dict.fromkeys(each.text for each in missing)
+    shown = [*list(texts)[:3], *([f"and {len(texts) - 3} more reasons"] if len(texts) > 3 else [])]
+    rules = [rule for rule in needs.policy.rules if any(rule.who in text for text in texts)]
+    return f"no GPU model that meets the pod's needs is allowed: {'; '.join(shown)}; {policies.who_can_change(rules)}"
 
 
 _ORDER = (

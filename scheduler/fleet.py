@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capability_db import errors as capability_errors
-from capability_db import node_facts, reports, slices, vendors
+from capability_db import node_facts, registered, reports, slices, vendors
 from capability_db.catalogue import Catalogue
-from scheduler import claims, crossing, kube, quota, reservations
+from scheduler import claims, crossing, kube, policies, quota, reservations
 from scheduler import decision as decisions
 from scheduler.ledger import Hold, Ledger
 
@@ -87,6 +87,10 @@ class Fleet:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self.catalogue = catalogue
+        self.registered = registered.Registered(catalogue)
+        """What admins registered; `use_registered` puts it in force."""
+        self._policies: dict[str, policies.Effective] = {}
+        """By namespace, as far as asked."""
         self.rows: dict[str, Row] = {}
         self.ledger = Ledger()
         """What unbound pods are expected to take: good to know, and no promise."""
@@ -146,14 +150,17 @@ class Fleet:
         listed = slices.devices(self._slices.get(name, {}).values(), self.catalogue)
         published, conflicts = slices.checked(listed, report, self.catalogue)
         published = {
-            key: dataclasses.replace(each, device=self._intern(each.device)) for key, each in published.items()
+            key: dataclasses.replace(
+                each,
+                device=self._intern(node_facts.priced(each.device, node.metadata.labels or {}, self.catalogue)),
+            )
+            for key, each in published.items()
         }
         pools = [dataclasses.replace(pool, device=self._intern(pool.device)) for pool in facts.pools]
         facts = dataclasses.replace(
             facts, pools=(*pools, *slices.grouped(published)), conflicts=(*facts.conflicts, *conflicts)
         )
-        own = node_facts.node_labels(facts)
-        labels = {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
+        labels = _labels(node, facts)
         self.rows[name] = Row(node, facts, allocatable, capacity, usage, labels, published, self._claimed, heard)
         for key in old.published if old else ():
             self._devices.pop(key, None)
@@ -165,6 +172,55 @@ class Fleet:
         """What a node's object, as given, and its agent say: its GPUs, and thousandths of allocatable and capacity."""
         heard = self._heard.get(node.metadata.name)
         return read_node(node, self.catalogue, heard.report if heard else None)
+
+    def use_registered(self) -> bool:
+        """Put in force what admins registered, and read every node anew where it means another thing by that.
+
+        Returns whether that is so.
+        """
+        if not self.registered.settle():
+            return False
+        self._policies.clear()
+        old, self.catalogue = self.catalogue, self.registered.catalogue
+        if self.catalogue.reads_alike(old):
+            return False
+        self._classes.clear()
+        for name, row in list(self.rows.items()):
+            if name in self._slices:
+                self._put_row(row.node, row, row.usage)
+            elif row.facts.pools:
+                self._identify_anew(row)
+        return True
+
+    def _identify_anew(self, row: Row) -> None:
+        """Read by another catalogue what that bears on; most swaps change nothing for most nodes."""
+        facts = node_facts.anew(
+            row.facts,
+            {*row.allocatable, *row.capacity},
+            row.node.metadata.labels or {},
+            self.catalogue,
+            taints=_taints(row.node),
+            report=row.heard.report if row.heard else None,
+        )
+        if facts == row.facts and all(self._intern(each.device) is each.device for each in row.facts.pools):
+            return
+        pools = tuple(dataclasses.replace(pool, device=self._intern(pool.device)) for pool in facts.pools)
+        facts = dataclasses.replace(facts, pools=pools)
+        left = {pool.device.resource: 1000 * pool.allocatable for pool in pools}
+        allocatable = {name: left.get(name, amount) for name, amount in row.allocatable.items()}
+        # As where only prices differ.
+        same = node_facts.node_labels(facts) == node_facts.node_labels(row.facts)
+        labels = row.labels if same else _labels(row.node, facts)
+        self.rows[row.name] = dataclasses.replace(row, facts=facts, allocatable=allocatable, labels=labels)
+        self.facts_version += 1
+
+    def policy(self, namespace: str | None) -> policies.Effective:
+        """What PlacementPolicies say for pods of a namespace."""
+        name = namespace or "default"
+        found = self._policies.get(name)
+        if found is None:
+            found = self._policies[name] = policies.effective(name, self.registered.policies)
+        return found
 
     def apply_slice(self, found: slices.ResourceSlice) -> None:
         """Take a ResourceSlice as it is now; one of no single node, or of an unknown driver, says nothing to us."""
@@ -502,11 +558,21 @@ def read_node(
         {key: amount // 1000 for key, amount in allocatable.items()},
         {key: amount // 1000 for key, amount in capacity.items()},
         catalogue,
-        taints=[taint.key for taint in node.spec.taints or ()],
+        taints=_taints(node),
         report=report,
     )
     withheld = {pool.device.resource: 1000 * pool.allocatable for pool in facts.pools if pool.withheld}
     return facts, {**allocatable, **withheld}, capacity
+
+
+def _taints(node: kube.Node) -> list[str]:
+    return [taint.key for taint in node.spec.taints or ()]
+
+
+def _labels(node: kube.Node, facts: node_facts.NodeFacts) -> dict[str, str]:
+    """The node's labels, with those that anygpu's controller keeps as they should be."""
+    own = node_facts.node_labels(facts)
+    return {k: v for k, v in (node.metadata.labels or {}).items() if not node_facts.is_ours(k)} | own
 
 
 def _requests(pod: kube.Pod) -> dict[str, int]:

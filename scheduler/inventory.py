@@ -7,9 +7,9 @@ from capability_db import node_facts, partitions
 from capability_db.sku import Sku
 from scheduler import fleet as fleets
 
-STALE_SECONDS = 180.0
-"""An agent that has not been heard for so long is silent: three of its slow beats. What it said of a device's health
-stays in force all the same, since nothing said otherwise since."""
+STALE_SECONDS = 900.0
+"""An agent that has not been heard for so long is silent: three of its slow beats, of 300 s as it ships. What it said
+of a device's health stays in force all the same, since nothing said otherwise since."""
 
 
 def state(row: fleets.Row, now: float) -> str:
@@ -114,6 +114,7 @@ def nodes(fleet: fleets.Fleet, now: float) -> list[dict[str, Any]]:
                     "evidence": pool.device.evidence,
                     "problem": pool.device.problem,
                     "fits": dict(pool.fits) or None,
+                    "priceUsdHour": pool.device.price_usd_hour,
                 }
                 for pool in row.facts.pools
             ],
@@ -122,9 +123,9 @@ def nodes(fleet: fleets.Fleet, now: float) -> list[dict[str, Any]]:
     ]
 
 
-def sku(model: Sku) -> dict[str, Any]:
-    """One GPU model as its data states it, figures per card, and how it can be cut."""
-    return model.model_dump(mode="json", exclude_none=True) | {"partitions": parts(model)}
+def sku(model: Sku, origin: str) -> dict[str, Any]:
+    """One GPU model as its data states it, figures per card, how it can be cut, and where it comes from."""
+    return {**model.model_dump(mode="json", exclude_none=True), "partitions": parts(model), "origin": origin}
 
 
 def parts(model: Sku) -> list[dict[str, Any]]:

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NewType
 
 from capability_db import errors as capability_errors
-from capability_db import models, partitions, quantities
+from capability_db import models, partitions, quantities, resources
 from capability_db.catalogue import Catalogue
 from capability_db.sku import FORMATS, Format, Frozen, VendorName
 from capability_db.vendors import VENDORS
-from scheduler import errors
+from scheduler import errors, policies
 
 PREFIX = "anygpu.io/"
 INJECT_LABEL = "anygpu.io/inject"
@@ -28,9 +28,9 @@ BINDING_LABEL = "anygpu.io/binding"
 """On late and claim pods: how they are bound."""
 
 Share = Literal["whole", "slice", "any"]
-Objective = Literal["pack", "cost", "speed", "energy"]
 Preference = Literal["required", "preferred", "none"]
-Binding = Literal["early", "late", "claim"]
+Objective = policies.Objective
+Binding = policies.Binding
 BINDINGS: tuple[Binding, ...] = typing.get_args(Binding)
 EARLY: tuple[Binding, ...] = ("early",)
 SkuId = NewType("SkuId", str)
@@ -59,11 +59,15 @@ class Needs(Frozen):
     skus: tuple[SkuId, ...] = ()
     not_skus: tuple[SkuId, ...] = ()
     objective: Objective = "pack"
+    weights: resources.Weights | None = None
+    """In place of the objective, from a policy."""
     max_price_usd_hour: float | None = None
     container: str | None = None
     binding: Binding = "early"
     resources: tuple[str, ...] = ()
     """The names under which the pod's containers ask GPUs, of which a node must offer one; not an annotation."""
+    policy: policies.Effective = policies.NONE
+    """What the PlacementPolicies say that hold for the pod; not an annotation."""
 
     @property
     def rate_format(self) -> Format:
@@ -85,8 +89,13 @@ def is_opted_in(annotations: Mapping[str, str]) -> bool:
     return any(key.startswith(PREFIX) and not is_written_back(key) for key in annotations)
 
 
-def parse(annotations: Mapping[str, str], catalogue: Catalogue, devices: int | None = None) -> Needs:
-    """The needs that the annotations state, and for the rest what the model needs that they name.
+def parse(
+    annotations: Mapping[str, str],
+    catalogue: Catalogue,
+    devices: int | None = None,
+    policy: policies.Effective = policies.NONE,
+) -> Needs:
+    """The needs that the annotations state, and for the rest what the policy gives and the model needs that they name.
 
     `devices` is the number that the pod's own containers ask, where they do. Raises InvalidNeeds with every problem,
     each naming key and value.
@@ -113,6 +122,8 @@ def parse(annotations: Mapping[str, str], catalogue: Catalogue, devices: int | N
             problems.append(f"{_shorten(key)}:{shown} {problem}")
     sizes = {key: values.pop(key) for key in _SIZES if key in values}
     problems += [] if problems else _contradictions(values, stated, catalogue)
+    problems += [] if problems else _forbidden(values, catalogue, policy)
+    values |= _defaults(stated, policy)
     if sizes and not problems:
         try:
             values |= _sized(sizes, values, stated, catalogue, devices)
@@ -170,7 +181,8 @@ def _largest(needs: Needs, catalogue: Catalogue) -> float:
     allowed = [
         sku.memory_mib
         for sku in catalogue
-        if (not needs.skus or sku.id in needs.skus)
+        if needs.policy.allows(sku.vendor, sku.id)
+        and (not needs.skus or sku.id in needs.skus)
         and sku.id not in needs.not_skus
         and (not needs.vendors or sku.vendor in needs.vendors)
         and {*needs.precision} <= {*sku.formats}
@@ -219,6 +231,35 @@ def _contradictions(values: dict[str, object], stated: Mapping[str, str], catalo
             )
         if stated.get("share") == "whole":
             found.append("anygpu.io/share: whole contradicts anygpu.io/mig, which is a slice; drop one of the two")
+    return found
+
+
+def _forbidden(values: dict[str, object], catalogue: Catalogue, policy: policies.Effective) -> list[str]:
+    """What the pod states that its policies leave nothing of."""
+    needs = Needs.model_validate(values)
+    vendors = [[rule.forbids_vendor(vendor) for rule in policy.rules] for vendor in needs.vendors]
+    known = [sku for sku_id in needs.skus if (sku := catalogue.get(sku_id)) is not None]
+    skus = [
+        [text for rule in policy.rules for text in (rule.forbids_sku(sku.id), rule.forbids_vendor(sku.vendor))]
+        for sku in known
+    ]
+    found: list[str] = []
+    for key, stated, texts in (("vendor", needs.vendors, vendors), ("sku", needs.skus, skus)):
+        if texts and all(any(each) for each in texts):
+            why = "; ".join(dict.fromkeys(next(text for text in each if text) for each in texts))
+            found.append(f"{PREFIX}{key}: {','.join(stated)!r}: {why}; {policies.who_can_change(policy.rules)}")
+    return found
+
+
+def _defaults(stated: Mapping[str, str], policy: policies.Effective) -> dict[str, object]:
+    """What the policies give, where the pod says nothing."""
+    found: dict[str, object] = {"policy": policy}
+    if "objective" not in stated and policy.objective is not None:
+        found["objective"] = policy.objective
+    if "objective" not in stated and policy.weights is not None:
+        found["weights"] = policy.weights
+    if "binding" not in stated and policy.binding is not None:
+        found["binding"] = policy.binding
     return found
 
 
@@ -331,9 +372,9 @@ def _container(text: str, _: Catalogue) -> dict[str, object]:
     return {"container": text}
 
 
-def _model(text: str, _: Catalogue) -> dict[str, object]:
+def _model(text: str, catalogue: Catalogue) -> dict[str, object]:
     try:
-        return {"model": models.Profiles.builtin().find(text)}
+        return {"model": catalogue.models.find(text)}
     except capability_errors.ModelError as error:
         raise _Problem(f"is unknown: {error}") from error
 

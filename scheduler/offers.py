@@ -268,8 +268,7 @@ def _possible(fleet: fleets.Fleet) -> Devices:
 
 def shipped(fleet: fleets.Fleet) -> Devices:
     """Every device class that the capability DB's models could be offered as."""
-    for sku in fleet.catalogue:
-        yield from fit.possible_classes(sku)
+    yield from fit.possible(fleet.catalogue)
 
 
 def _not_spoken_for(ask: Ask, offers: list[Offer], fitting: list[Offer], fleet: fleets.Fleet) -> list[Offer]:

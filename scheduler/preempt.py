@@ -247,7 +247,7 @@ def _case(pod: kube.Pod, around: Scene, guards: budgets.Budgets) -> _Case | None
         return None
     try:
         requests, takes = kube.pod_requests(pod), binding.takes(pod)
-        question = asks.read(pod, fleet.catalogue) if asks.concerns(pod, fleet.opted_out) else None
+        question = asks.read(pod, fleet) if asks.concerns(pod, fleet.opted_out) else None
     except (capability_errors.QuantityError, errors.InvalidNeeds):
         return None
     if not takes:

@@ -2,6 +2,13 @@
 
 From the strongest to the weakest: the pod's vendor order; matrix cores where preferred; an island where several
 devices prefer one; the objective; the fullest node; the node's name.
+
+Weights (from a PlacementPolicy) stand in place of the objective: devices are ordered by the product
+
+    capability^pack * price^cost * watts^energy * (bandwidth * TFLOPS)^(-speed / 2)
+
+that is by the weighted sum of logarithms, each figure what a pod gets of one device; the least is best, and a device of
+which a figure with a weight above 0 is unknown is last.
 """
 
 import math
@@ -40,20 +47,44 @@ def _has_matrix(needs: Needs, sku: Sku) -> bool:
 
 def _objective(needs: Needs, device: DeviceClass, sku: Sku) -> Rank:
     least_capable = capability(needs, device, sku)
+    price = _of(device.price_usd_hour, device.memory_share)
+    watts = _of(sku.watts, device.compute_share)
+    figures = (fit.bandwidth(device, sku), fit.tflops(needs, device, sku))
+    speed = math.sqrt(figures[0] * figures[1]) if figures[0] and figures[1] else None
+    if needs.weights is not None:
+        weights = needs.weights
+        return (
+            _weighted(
+                (weights.pack, least_capable if math.isfinite(least_capable) else None),
+                (weights.cost, price),
+                (weights.energy, watts),
+                (-weights.speed, speed),
+            ),
+        )
     match needs.objective:
         case "pack":
             return (least_capable,)
         case "cost":
-            return (_unknown_last(sku.price_usd_hour, device.memory_share), least_capable)
+            return (_unknown_last(price), least_capable)
         case "energy":
-            return (_unknown_last(sku.watts, device.compute_share), least_capable)
+            return (_unknown_last(watts), least_capable)
         case "speed":
-            figures = (fit.bandwidth(device, sku), fit.tflops(needs, device, sku))
-            return (-math.sqrt(figures[0] * figures[1]) if figures[0] and figures[1] else math.inf,)
+            return (-speed if speed is not None else math.inf,)
 
 
-def _unknown_last(figure: float | None, share: float | None) -> float:
-    return figure * share if figure is not None and share is not None else math.inf
+def _of(figure: float | None, share: float | None) -> float | None:
+    """What a pod gets of a whole device's figure; None: unknown."""
+    return figure * share if figure is not None and share is not None else None
+
+
+def _unknown_last(figure: float | None) -> float:
+    return math.inf if figure is None else figure
+
+
+def _weighted(*terms: tuple[float, float | None]) -> float:
+    """The sum of weights times logarithms of figures; infinite where a figure that counts is unknown."""
+    counted = [(weight, figure) for weight, figure in terms if weight]
+    return sum((weight * math.log(figure) if figure else math.inf for weight, figure in counted), 0.0)
 
 
 def capability(needs: Needs, device: DeviceClass, sku: Sku) -> float:

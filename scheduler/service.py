@@ -113,7 +113,8 @@ def extender_app(fleet: fleets.Fleet, synced: Callable[[], bool], binder: binder
     @app.get("/skus")
     async def skus() -> Response:
         """The capability DB."""
-        return JSONResponse([inventory.sku(each) for each in fleet.catalogue])
+        origin = fleet.registered.origin
+        return JSONResponse([inventory.sku(each, origin("GPUSKU", each.id)) for each in fleet.catalogue])
 
     @app.get("/schemas/decision")
     async def decision_schema() -> Response:

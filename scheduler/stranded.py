@@ -54,9 +54,9 @@ def logical_image(pod: kube.Pod, made: decision.Decision) -> str | None:
 
 def chance(pod: kube.Pod, made: decision.Decision, image: resolve.Resolved, fleet: fleets.Fleet) -> ledger.Hold | None:
     """What a new pod would take now, where nothing of what the pod waits for fits; None: nothing."""
-    written = explain.as_written(pod, made)
+    written = explain.undecided(explain.as_written(pod, made))
     try:
-        ask = asks.read(written, fleet.catalogue).ask(written, image)
+        ask = asks.read(written, fleet).ask(written, image)
     except errors.InvalidNeeds:
         return None  # as after an upgrade that knows fewer SKUs: the new pod would be refused
     choice = offers.survey(ask, fleet).choice

@@ -77,8 +77,8 @@ class Admission:
             return review.allow(request.uid, document, inject.again(document, made))
         honest = inject.without_forgeries(document, pod)
         pod = _pod(request, honest)
-        question = asks.read(pod, self._fleet.catalogue)
-        self._check_binding(question)
+        question = asks.read(pod, self._fleet)
+        self._check_binding(pod, question)
         image = await self._resolver.variants(question.container.image or "")
         admitted = mutate.admit(honest, pod, question, image, self._fleet, self._new_id)
         made = admitted.decision
@@ -103,13 +103,16 @@ class Admission:
         warnings = (*admitted.warnings, *((f"anygpu: {made.reason}",) if made.waits else ()))
         return review.allow(request.uid, document, admitted.pod, warnings)
 
-    def _check_binding(self, question: asks.Question) -> None:
+    def _check_binding(self, pod: kube.Pod, question: asks.Question) -> None:
         if question.needs.binding not in self._bindings:
             wanted, on = question.needs.binding, [*self._bindings]
+            drop = "drop the annotation"
+            if not asks.states_binding(pod):
+                drop = f"PlacementPolicy {question.needs.policy.binding_from} asks it; state early"
             raise errors.InvalidNeeds(
                 [
                     f"anygpu.io/binding: {wanted} is not switched on in this cluster ({', '.join(on)} {_is(on)}); "
-                    f"drop the annotation, or have an admin run anygpu serve --bindings {','.join([*on, wanted])}"
+                    f"{drop}, or have an admin run anygpu serve --bindings {','.join([*on, wanted])}"
                 ]
             )
 
@@ -160,8 +163,8 @@ class Admission:
             return ()
         if request.old_object and _same_template(request.old_object, document):
             return ()  # scaling, status, finalizers: a workload that is in must stay operable, and deletable
-        question = asks.read(pod, self._fleet.catalogue)
-        self._check_binding(question)
+        question = asks.read(pod, self._fleet)
+        self._check_binding(pod, question)
         never = fit.impossible(question.needs, self._fleet.catalogue, self._fleet.classes())
         if never:
             raise errors.InvalidNeeds([never])

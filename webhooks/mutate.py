@@ -6,7 +6,7 @@ from typing import Any
 
 from capability_db import vendors
 from images import resolve
-from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers, quota
+from scheduler import asks, binding, claims, decision, errors, fit, kube, needs, offers, policies, quota
 from scheduler import fleet as fleets
 from scheduler.ledger import Hold
 from webhooks import inject
@@ -114,14 +114,15 @@ class _Given:
 def _decidable(pod: kube.Pod, question: asks.Question) -> asks.Question:
     """The question, bound early where the pod names its node: no scheduler will ever ask where it goes."""
     how = question.needs.binding
-    if how == "late" and pod.spec.scheduler_name not in (None, "", "default-scheduler", binding.SCHEDULER):
+    other_scheduler = pod.spec.scheduler_name not in (None, "", "default-scheduler", binding.SCHEDULER)
+    if how == "late" and other_scheduler and asks.states_binding(pod):
         raise errors.InvalidNeeds(
             [
                 f"spec.schedulerName: {pod.spec.scheduler_name} contradicts anygpu.io/binding: late, which runs on "
                 f"{binding.SCHEDULER}; drop one of the two"
             ]
         )
-    if not pod.spec.node_name or how == "early":
+    if how == "early" or not (pod.spec.node_name or (how == "late" and other_scheduler)):
         return question
     return dataclasses.replace(question, needs=question.needs.model_copy(update={"binding": "early"}))
 
@@ -231,6 +232,7 @@ def _decide(
         rejected=_rejections(survey),
         injected=dict(given.injected),
         alternatives=given.alternatives,
+        policy=None if question.needs.policy == policies.NONE else question.needs.policy,
     )
 
 
@@ -239,10 +241,13 @@ def _reason(needed: needs.Needs, choice: offers.Choice, survey: offers.Survey) -
     if choice.node is not None:
         fitting = sum(verdict.fits for verdict in survey.verdicts)
         best = BEST[needed.objective]
-        if needed.objective == "cost" and any(sku.price_usd_hour is None for sku in choice.device.skus):
+        how = f"objective {needed.objective}"
+        if needed.weights is not None:
+            best, how = "the best by weights", f"weights {policies.weights_in_words(needed.weights)}"
+        elif needed.objective == "cost" and choice.device.price_usd_hour is None:
             best = f"no price is known, so {BEST['pack']}"
         first = f"of vendor {','.join(needed.vendors)}, in this order, " if len(needed.vendors) > 1 else ""
-        return f"{where} on {choice.node}: {first}{best} (objective {needed.objective}); nodes that fit now: {fitting}"
+        return f"{where} on {choice.node}: {first}{best} ({how}); nodes that fit now: {fitting}"
     if choice.nodes:
         why = offers.in_words(verdict for verdict in survey.verdicts if verdict.offer)
         return f"waits for {where}: nodes that could serve it: {choice.nodes}, none can now ({why})"

@@ -2,12 +2,13 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from capability_db import registered, resources
 from capability_db.catalogue import Catalogue
 from images import errors as image_errors
 from images import registry, resolve
@@ -38,21 +39,51 @@ def load_fleet(cluster: Path | None) -> fleets.Fleet:
     fleet = fleets.Fleet(Catalogue.builtin())
     if cluster is not None:
         documents.load(fleet, documents.read(cluster), str(cluster))
-        return fleet
+    else:
+        _read_cluster(fleet)
+    _warn_of_invalid(fleet)
+    return fleet
+
+
+def _warn_of_invalid(fleet: fleets.Fleet) -> None:
+    for key, verdict in fleet.registered.verdicts.items():
+        if verdict.reason != "Accepted":
+            warn(f"warning: {key}: {verdict.message}")
+
+
+def _read_cluster(fleet: fleets.Fleet, only: Collection[str] = ()) -> None:
+    """Fill the node table from the kubeconfig's cluster; with `only`, from these paths alone."""
     from scheduler import feeds, kubeapi, watch
 
     api = kubeapi.connect()
     for feed in feeds.feeds(fleet, needs.BINDINGS):
+        if only and feed.path not in only:
+            continue
         try:
             feed.on_list(watch.list_all(api, feed.path, feed.kind, feed.selector))
+            feed.settle()
         except watch.BROKEN as error:
             status = error.status if isinstance(error, kubeapi.ApiError) else None
             if status == watch.NOT_FOUND and feed.optional:
                 continue
             if status != FORBIDDEN or feed.path in MUST_READ:
                 raise errors.Unreachable(f"the cluster at {api.server} did not answer: {error}") from error
-            warn(f"warning: {feed.path} may not be read; what it says of GPUs, late and claim pods is not counted")
-    return fleet
+            warn(f"warning: {feed.path} may not be read; what it says is not counted")
+
+
+def load_registered(cluster: Path | None) -> registered.Registered:
+    """What admins registered in a snapshot, or in the kubeconfig's cluster; nothing where that does not answer."""
+    if cluster is not None:
+        return load_fleet(cluster).registered
+    fleet = fleets.Fleet(Catalogue.builtin())
+    try:
+        _read_cluster(fleet, {resources.KINDS[kind].path for kind in registered.KINDS})
+    except errors.NoCluster:
+        pass
+    except errors.Unreachable as error:
+        warn(f"warning: {error}; this is what ships with anygpu")
+    _warn_of_invalid(fleet)
+    return fleet.registered
 
 
 def new_id() -> str:

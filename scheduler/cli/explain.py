@@ -45,6 +45,8 @@ def _print(answer: explain.Explanation) -> None:
         common.say(f"problem: {answer.problem}")
     if answer.advice:
         common.say(f"advice:  {answer.advice}")
+    for line in answer.policy:
+        common.say(f"policy:  {line}")
     if answer.changes:
         common.say(f"a node would fit with: {' or '.join(answer.changes)}")
     if answer.scheduler_says:

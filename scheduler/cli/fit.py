@@ -1,7 +1,6 @@
 """`anygpu fit`: on which GPUs a model fits, how many of them, with what headroom."""
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -77,8 +76,8 @@ def command(
     """
     if every and cluster is not None:
         raise errors.InvalidInput("--all: asks the capability DB, and --cluster a snapshot; drop one of the two")
-    work = _workload(model, precision, context, batch)
-    devices = _shipped() if every else _offered(cluster)
+    catalogue, devices = _shipped() if every else _offered(cluster)
+    work = _workload(model, precision, context, batch, catalogue)
     options = [_option(work, device, most) for device, most in devices]
     if not options:
         common.warn("no node has a GPU")
@@ -95,22 +94,24 @@ def command(
         raise typer.Exit(errors.NothingFits.exit_status)
 
 
-def _workload(model: str, precision: str | None, context: int | None, batch: int | None) -> models.Workload:
+def _workload(
+    model: str, precision: str | None, context: int | None, batch: int | None, catalogue: Catalogue
+) -> models.Workload:
     if precision is not None and precision not in FORMATS:
         raise errors.InvalidInput(f"--precision {precision!r}: write one of {', '.join(FORMATS)}")
     stated: Format | None = next((each for each in get_args(Format) if each == precision), None)
     values = {"model": model, "precision": precision, "context": context, "batch": batch}
     try:
-        work = models.workload(models.Profiles.builtin().find(model), stated, batch, context)
-        work.on(1)  # what cannot be sized at all is said before a cluster is asked
+        work = models.workload(catalogue.models.find(model), stated, batch, context)
+        work.on(1)  # what cannot be sized at all is said once, not for every device
     except capability_errors.ModelError as error:
         what = "is unknown: " if error.key == "model" else ""
         raise errors.InvalidInput(f"--{error.key} {values.get(error.key)!r}: {what}{error}") from error
     return work
 
 
-def _offered(cluster: Path | None) -> list[tuple[DeviceClass, int]]:
-    """The device classes of the cluster, with the most devices of each that one node has."""
+def _offered(cluster: Path | None) -> tuple[Catalogue, list[tuple[DeviceClass, int]]]:
+    """The capability DB and the device classes of the cluster, with the most devices of each that one node has."""
     try:
         fleet = common.load_fleet(cluster)
     except errors.NoCluster as error:
@@ -122,17 +123,13 @@ def _offered(cluster: Path | None) -> list[tuple[DeviceClass, int]]:
     for row in fleet.rows.values():
         for pool in row.facts.pools:
             most[id(pool.device)] = max(most.get(id(pool.device), 0), pool.allocatable)
-    return [(device, most[id(device)]) for device in fleet.classes() if most[id(device)]]
+    return fleet.catalogue, [(device, most[id(device)]) for device in fleet.classes() if most[id(device)]]
 
 
-def _shipped() -> list[tuple[DeviceClass, int]]:
-    """Every GPU model of the capability DB, whole."""
-
-    def whole() -> Iterator[DeviceClass]:
-        for sku in Catalogue.builtin():
-            yield next(iter(fits.possible_classes(sku)))
-
-    return [(device, models.MOST_DEVICES) for device in whole()]
+def _shipped() -> tuple[Catalogue, list[tuple[DeviceClass, int]]]:
+    """The capability DB that ships with anygpu, and every GPU model of it, whole."""
+    catalogue = Catalogue.builtin()
+    return catalogue, [(next(iter(fits.possible_classes(sku))), models.MOST_DEVICES) for sku in catalogue]
 
 
 def _option(work: models.Workload, device: DeviceClass, most: int) -> Option:

@@ -6,7 +6,6 @@ from typing import Annotated, Any
 import typer
 
 from capability_db import quantities
-from capability_db.catalogue import Catalogue
 from capability_db.node_facts import Pool
 from capability_db.sku import FORMATS, Sku
 from scheduler import errors, inventory
@@ -38,17 +37,18 @@ def nodes(
         row = fleet.rows[name]
         state = inventory.state(row, now)
         if not row.facts.pools and (every or row.facts.present):
-            rows.append((name, *[None] * (6 if cut else 5), state))
+            rows.append((name, *[None] * (7 if cut else 6), state))
         for pool in row.facts.pools:
             free = max(0, row.left(pool))
             counts = f"{free}/{pool.allocatable}" + (f" of {pool.capacity}" if pool.capacity > pool.allocatable else "")
             if held := fleet.ledger.on_node(name, pool.device.resource):
                 counts += f", {held} held"
             device = pool.device
-            more = (inventory.fits(pool),) if cut else ()
-            rows.append((name, device.vendor, device.label, device.resource, counts, _memory(pool), *more, state))
+            figures = (counts, _memory(pool), *((inventory.fits(pool),) if cut else ()), _price(pool))
+            rows.append((name, device.vendor, device.label, device.resource, *figures, state))
     more = ("STILL FITS",) if cut else ()
-    common.table(("NODE", "VENDOR", "GPU", "RESOURCE", "FREE", "MEMORY", *more, "STATUS"), rows, right=("FREE",))
+    columns = ("NODE", "VENDOR", "GPU", "RESOURCE", "FREE", "MEMORY", *more, "USD/H", "STATUS")
+    common.table(columns, rows, right=("FREE", "USD/H"))
 
 
 def _memory(pool: Pool) -> str | None:
@@ -57,11 +57,18 @@ def _memory(pool: Pool) -> str | None:
     return quantities.gib(pool.device.memory_mib) + ("" if pool.device.memory_reported else " (DB)")
 
 
+def _price(pool: Pool) -> str | None:
+    return None if pool.device.price_usd_hour is None else f"{pool.device.price_usd_hour:g}"
+
+
 def skus(
     sku: Annotated[str | None, typer.Argument(metavar="[SKU]", help="one SKU, in full")] = None,
+    cluster: common.ClusterOption = None,
     output: common.OutputOption = common.Output.table,
 ) -> None:
     """The capability DB: what each GPU model can do, per device, with dense TFLOPS.
+
+    Where there is a cluster, with what is registered there (ORIGIN: registered, or an override of what ships).
 
     Examples:
 
@@ -69,7 +76,8 @@ def skus(
 
       anygpu skus h100-sxm -o yaml
     """
-    catalogue = Catalogue.builtin()
+    known = common.load_registered(cluster)
+    catalogue = known.catalogue
     found = list(catalogue)
     if sku is not None:
         one = catalogue.get(sku)
@@ -78,7 +86,7 @@ def skus(
             raise errors.InvalidInput(f"SKU {sku!r}: unknown" + (f"; did you mean {near}?" if near else ""))
         found = [one]
     if output is not common.Output.table:
-        documents: list[dict[str, Any]] = [inventory.sku(each) for each in found]
+        documents: list[dict[str, Any]] = [inventory.sku(each, known.origin("GPUSKU", each.id)) for each in found]
         common.emit(documents[0] if sku is not None else documents, output)
         return
     common.table(
@@ -93,8 +101,9 @@ def skus(
             "WATTS",
             "MIG",
             "LINK",
+            "ORIGIN",
         ),
-        (_row(each) for each in found),
+        ((*_row(each), known.origin("GPUSKU", each.id)) for each in found),
         right=("MEMORY", "GB/S", *(name.upper() for name in FORMATS), "WATTS"),
     )
     if sku is not None and (parts := inventory.parts(found[0])):

@@ -74,7 +74,7 @@ def place_one(document: Json, fleet: fleets.Fleet, images: Images, source: str) 
         raise errors.InvalidInput(f"{documents.describe(document)}: {error}") from error
     if not asks.concerns(pod, fleet.opted_out):
         return _place_plain(document, pod, fleet)
-    question = asks.read(pod, fleet.catalogue)
+    question = asks.read(pod, fleet)
     image = images.get(question.container.image or "")
     if isinstance(image, image_errors.ImageError):
         raise _refused(image) from image
@@ -135,7 +135,7 @@ def logical_images(documents_: list[Json], fleet: fleets.Fleet, source: str) -> 
         try:
             pod = documents.to_pod(document, source)
             if asks.concerns(pod, fleet.opted_out):
-                found.append(asks.read(pod, fleet.catalogue).container.image or "")
+                found.append(asks.read(pod, fleet).container.image or "")
         except errors.AnygpuError:
             continue  # said when its turn comes
     return [image for image in found if image]

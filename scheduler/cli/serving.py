@@ -18,7 +18,20 @@ from fastapi import FastAPI
 
 from images import registry, resolve
 from scheduler import binder as binder_
-from scheduler import control, controllers, errors, feeds, kubeapi, leader, needs, rescue, service, templates, watch
+from scheduler import (
+    control,
+    controllers,
+    errors,
+    feeds,
+    kubeapi,
+    leader,
+    needs,
+    rescue,
+    service,
+    templates,
+    verdicts,
+    watch,
+)
 from scheduler import fleet as fleets
 from scheduler.cli import common
 from webhooks import admission, tls
@@ -181,7 +194,8 @@ async def _state(
     writer = control.Writer(api, fleet)
     limits = rescue.Limits(after_seconds=settings.rescue_after_seconds)
     rescuer = rescue.Rescuer(api, fleet, resolver.variants, limits, acts) if limits.after_seconds else None
-    wanted = feeds.feeds(fleet, settings.bindings, writer, rescuer)
+    reporter = verdicts.Reporter(api, fleet, acts)
+    wanted = feeds.feeds(fleet, settings.bindings, writer, rescuer, reporter)
     reflectors = [
         feed.reflector(api, lambda call: loop.call_soon_threadsafe(call), functools.partial(listed.add, number))
         for number, feed in enumerate(wanted)
@@ -190,7 +204,7 @@ async def _state(
         reflector.start()
     tasks = controllers.tasks(api, fleet, settings.bindings, binder, rescuer, synced, acts)
     leading = asyncio.create_task(lead.run())
-    started = [asyncio.create_task(task) for task in (writer.run(), *tasks)]
+    started = [asyncio.create_task(task) for task in (writer.run(), reporter.run(), *tasks)]
     try:
         yield synced
     finally:

@@ -22,10 +22,16 @@ def test_every_object_of_the_shipped_manifests_is_valid(service: Cluster, file: 
         ("list", "pods"),
         ("watch", "nodes"),
         ("patch", "nodes"),
+        ("patch", "nodes/status"),
+        ("list", "nodegpus.anygpu.io"),
+        ("watch", "nodegpus.anygpu.io"),
         ("list", "namespaces"),
         ("create", "events.events.k8s.io"),
         ("create", "pods/eviction"),
         ("get", "jobs.batch"),
+        ("watch", "gpuskus.anygpu.io"),
+        ("list", "placementpolicies.anygpu.io"),
+        ("patch", "modelprofiles.anygpu.io/status"),
     ],
 )
 def test_the_shipped_role_gives_the_service_what_it_uses(service: Cluster, verb: str, resource: str) -> None:
@@ -34,7 +40,16 @@ def test_the_shipped_role_gives_the_service_what_it_uses(service: Cluster, verb:
 
 @pytest.mark.parametrize(
     ("verb", "resource"),
-    [("patch", "pods"), ("delete", "pods"), ("create", "pods/binding"), ("get", "secrets"), ("list", "configmaps")],
+    [
+        ("patch", "pods"),
+        ("delete", "pods"),
+        ("create", "pods/binding"),
+        ("get", "secrets"),
+        ("list", "configmaps"),
+        ("patch", "nodegpus.anygpu.io"),
+        ("patch", "nodegpus.anygpu.io/status"),
+        ("patch", "gpuskus.anygpu.io"),
+    ],
 )
 def test_the_shipped_role_gives_the_service_nothing_more(service: Cluster, verb: str, resource: str) -> None:
     assert _can(service, verb, resource) == "no"

@@ -461,7 +461,7 @@ class Counting(RuleBasedStateMachine):
         fleet = alive[1].fleet
         pod = kube.to_pod(document)
         try:
-            question = asks.read(pod, fleet.catalogue)
+            question = asks.read(pod, fleet)
             made = mutate.admit(document, pod, question, placing.IMAGE, fleet, lambda: next(self.ids))
         except errors.AnygpuError:
             return None

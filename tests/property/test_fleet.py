@@ -3,6 +3,7 @@
 from typing import Any
 
 import gpunodes
+import gpureports
 import hypothesis.strategies as st
 import placing
 from hypothesis import settings
@@ -25,6 +26,20 @@ NODE_KINDS = st.sampled_from(
         lambda name: gpunodes.mig_single(name, "a100-80", "1g.10gb", 7),
         lambda name: gpunodes.node(name),
     ]
+)
+DEVICES = st.lists(
+    st.sampled_from(
+        [
+            *gpureports.several("t4", 2),
+            gpureports.sick(gpureports.nvidia("lost", "t4"), "lost"),
+            gpureports.nvidia("a", "a100-80"),
+            gpureports.cut(gpureports.nvidia("b", "a100-80"), ("1g.10gb", 0), ("3g.40gb", 4)),
+            gpureports.nvidia("c", "unknown"),
+            gpureports.amd("d", "mi300x"),
+            gpureports.amd("e", "mi300x", partition={"compute": "CPX", "memory": "NPS4"}),
+        ]
+    ),
+    max_size=5,
 )
 
 
@@ -62,7 +77,7 @@ def state(fleet: fleets.Fleet) -> Json:
     """All that decisions can see of a node table, and what it keeps."""
     return {
         "rows": {
-            name: (row.node, row.facts, row.labels, row.allocatable, row.usage.amounts, row.usage.pods)
+            name: (row.node, row.facts, row.heard, row.labels, row.allocatable, row.usage.amounts, row.usage.pods)
             for name, row in fleet.rows.items()
         },
         "pods": {pod.identity: pod for pod in fleet.pods()},
@@ -83,12 +98,35 @@ class Events(RuleBasedStateMachine):
         self.fleet = fleets.Fleet(placing.CATALOGUE)
         self.nodes: dict[str, Json] = {}
         self.live: dict[str, Json] = {}
+        self.reports: dict[str, Json] = {}
 
-    @rule(name=NODES, kind=NODE_KINDS, cordoned=st.booleans())
-    def a_node_is_as_it_is(self, name: str, kind: Any, cordoned: bool) -> None:
+    @rule(name=NODES, devices=DEVICES, times=st.integers(1, 2))
+    def an_agent_reports(self, name: str, devices: list[Json], times: int) -> None:
+        self.reports[name] = gpureports.report(name, devices)
+        for _ in range(times):
+            self.fleet.apply_report(gpureports.to_report(self.reports[name]))
+
+    @rule(name=NODES)
+    def a_report_is_deleted(self, name: str) -> None:
+        self.reports.pop(name, None)
+        self.fleet.remove_report(name)
+
+    @rule(name=NODES, devices=DEVICES)
+    def reports_are_listed_anew(self, name: str, devices: list[Json]) -> None:
+        self.reports = {name: gpureports.report(name, devices)}
+        self.fleet.replace_reports([gpureports.to_report(each) for each in self.reports.values()])
+
+    @rule()
+    def the_table_is_made_anew(self) -> None:
+        self.fleet.make_anew()
+
+    @rule(name=NODES, kind=NODE_KINDS, cordoned=st.booleans(), sick=st.booleans())
+    def a_node_is_as_it_is(self, name: str, kind: Any, cordoned: bool, sick: bool) -> None:
         self.nodes[name] = kind(name)
         if cordoned:
             self.nodes[name]["spec"]["unschedulable"] = True
+        if sick:
+            self.nodes[name]["spec"]["taints"] = [{"key": "amd-gpu-unhealthy", "effect": "NoSchedule"}]
         self.fleet.apply_node(kube.to_node(self.nodes[name]))
 
     @rule(name=NODES)
@@ -126,6 +164,7 @@ class Events(RuleBasedStateMachine):
     @invariant()
     def it_is_the_table_of_the_final_objects(self) -> None:
         anew = fleets.Fleet(placing.CATALOGUE)
+        anew.replace_reports([gpureports.to_report(each) for each in self.reports.values()])
         anew.replace([kube.to_node(node) for node in self.nodes.values()])
         for pod in self.live.values():
             anew.apply_pod(kube.to_pod(pod))

@@ -1,11 +1,13 @@
 """Any labels and any resource counts give node facts, never an error, and nothing that they do not say."""
 
 import re
+from typing import Any
 
+import gpureports
 from hypothesis import given
 from hypothesis import strategies as st
 
-from capability_db import node_facts, vendors
+from capability_db import errors, node_facts, reports, vendors
 from capability_db.catalogue import Catalogue
 
 BUILTIN = Catalogue.builtin()
@@ -87,3 +89,62 @@ def test_the_order_of_labels_changes_nothing(
     mixed = data.draw(st.permutations(list(found.items())))
     one, two = (node_facts.read(each, allocatable, allocatable, BUILTIN) for each in (found, dict(mixed)))
     assert node_facts.node_labels(one) == node_facts.node_labels(two)
+
+
+@st.composite
+def reported(draw: st.DrawFn) -> reports.Report:
+    """Devices of any kind: known or not, cut or not, healthy or not."""
+    devices: list[dict[str, Any]] = []
+    for number in range(draw(st.integers(0, 5))):
+        model = draw(st.sampled_from([*gpureports.NVIDIA, *gpureports.AMD]))
+        device = gpureports.several(model, 1)[0] | {"uuid": f"GPU-{number}"}
+        if draw(st.booleans()):
+            del device[draw(st.sampled_from(["product", "pciDeviceID", "memoryMiB"]))]
+        if device["vendor"] == "nvidia" and draw(st.booleans()):
+            names = st.sampled_from(["1g.5gb", "1g.10gb", "1g.10gb+me", "3g.40gb", "7g.999gb"])
+            device = gpureports.cut(device, *draw(st.lists(st.tuples(names, st.integers(0, 7)), max_size=7)))
+        if device["vendor"] == "amd" and draw(st.booleans()):
+            device["partition"] = {"compute": draw(st.sampled_from(["SPX", "CPX", "odd"])), "memory": "NPS4"}
+        devices.append(gpureports.sick(device, "100% lost") if draw(st.booleans()) else device)
+    return reports.read({"devices": [each | {"index": index} for index, each in enumerate(devices)]})[0]
+
+
+@given(labels(words), counts, counts, reported(), st.lists(st.sampled_from(["amd-gpu-unhealthy", "other"])))
+def test_no_report_makes_more_of_a_node_than_its_device_plugin_offers(
+    found: dict[str, str],
+    allocatable: dict[str, int],
+    capacity: dict[str, int],
+    report: reports.Report,
+    taints: list[str],
+) -> None:
+    plain = node_facts.read(found, allocatable, capacity, BUILTIN)
+    facts = node_facts.read(found, allocatable, capacity, BUILTIN, taints=taints, report=report)
+    assert [pool.device.resource for pool in facts.pools] == [pool.device.resource for pool in plain.pools]
+    for pool, before in zip(facts.pools, plain.pools, strict=True):
+        assert pool.capacity == before.capacity
+        assert pool.allocatable + pool.withheld == before.allocatable
+        assert len(pool.sku_counts) == len(pool.device.skus) == len({sku.id for sku in pool.device.skus})
+        assert pool.device.kind != "whole" or pool.device.mode is None
+        assert (pool.device.kind == "shared") == (pool.device.replicas != 1)
+        assert "%" not in (pool.sickness or "")
+        for share in (pool.device.memory_share, pool.device.compute_share):
+            assert share is None or 0 <= share <= 1
+    node_facts.node_labels(facts)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["devices", "index", "vendor", "mig", "drivers", "x"]), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(JSON)
+def test_any_status_is_a_report_or_refused_as_none(status: Any) -> None:
+    try:
+        reports.read(status)
+    except errors.ReportError as error:
+        assert str(error)

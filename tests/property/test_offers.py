@@ -35,7 +35,7 @@ def clusters(draw: st.DrawFn) -> tuple[list[Json], list[Json]]:
 
 
 def question(document: Json) -> asks.Question:
-    return asks.read(kube.to_pod(document), placing.CATALOGUE)
+    return asks.read(kube.to_pod(document), fleets.Fleet(placing.CATALOGUE))
 
 
 def survey(document: Json, fleet: fleets.Fleet) -> offers.Survey:

@@ -71,7 +71,7 @@ def ids() -> Callable[[], str]:
 def admit(document: Json, fleet: fleets.Fleet, resolved: resolve.Resolved = IMAGE) -> mutate.Admission:
     """Admit a pod document as the webhook does; the fleet is left as it was."""
     pod = kube.to_pod(document)
-    question = asks.read(pod, fleet.catalogue)
+    question = asks.read(pod, fleet)
     return mutate.admit(document, pod, question, resolved, fleet, ids())
 
 

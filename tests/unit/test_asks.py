@@ -6,8 +6,9 @@ import pytest
 
 from capability_db.catalogue import Catalogue
 from scheduler import asks, errors, kube
+from scheduler import fleet as fleets
 
-BUILTIN = Catalogue.builtin()
+FLEET = fleets.Fleet(Catalogue.builtin())
 
 
 def container(name: str = "main", resource: str | None = None, count: Any = 1, **more: Any) -> dict[str, Any]:
@@ -25,19 +26,19 @@ def pod(*containers: dict[str, Any], init: list[dict[str, Any]] | None = None, *
 def refused(asked: kube.Pod) -> str:
     """Why a pod puts no question."""
     with pytest.raises(errors.InvalidNeeds) as caught:
-        asks.read(asked, BUILTIN)
+        asks.read(asked, FLEET)
     return str(caught.value)
 
 
 @pytest.mark.parametrize(("stated", "count"), [({}, 1), ({"gpus": "4"}, 4)])
 def test_the_first_container_gets_the_devices(stated: dict[str, str], count: int) -> None:
-    question = asks.read(pod(container("a"), container("b"), **stated), BUILTIN)
+    question = asks.read(pod(container("a"), container("b"), **stated), FLEET)
     assert (question.container.name, question.count, question.asks_resource) == ("a", count, False)
     assert (question.needs.gpus, question.needs.resources) == (count, ())
 
 
 def test_a_named_container_gets_them() -> None:
-    question = asks.read(pod(container("a"), container("b"), container="b"), BUILTIN)
+    question = asks.read(pod(container("a"), container("b"), container="b"), FLEET)
     assert question.container.name == "b"
 
 
@@ -63,25 +64,25 @@ def test_a_pod_without_containers_puts_no_question() -> None:
     ],
 )
 def test_a_resource_that_the_pod_asks_fixes_name_count_and_what_it_may_be(resource: str, share: str) -> None:
-    question = asks.read(pod(container("a"), container("b", resource, 2)), BUILTIN)
+    question = asks.read(pod(container("a"), container("b", resource, 2)), FLEET)
     assert (question.container.name, question.count, question.asks_resource) == ("b", 2, True)
     assert (question.needs.resources, question.needs.gpus, question.needs.share) == ((resource,), 2, share)
 
 
 def test_what_is_asked_in_two_containers_adds_up_for_the_node() -> None:
-    question = asks.read(pod(container("a", "amd.com/gpu", 1), container("b", "amd.com/gpu", 2)), BUILTIN)
+    question = asks.read(pod(container("a", "amd.com/gpu", 1), container("b", "amd.com/gpu", 2)), FLEET)
     assert (question.container.name, question.needs.gpus, question.count) == ("a", 1, 3)
 
 
 def test_an_init_container_gives_its_devices_back() -> None:
-    question = asks.read(pod(container("a", "amd.com/gpu", 1), init=[container("i", "amd.com/gpu", 2)]), BUILTIN)
+    question = asks.read(pod(container("a", "amd.com/gpu", 1), init=[container("i", "amd.com/gpu", 2)]), FLEET)
     assert question.count == 2
     sidecar = container("s", "amd.com/gpu", 2, restartPolicy="Always")
-    assert asks.read(pod(container("a", "amd.com/gpu", 1), init=[sidecar]), BUILTIN).count == 3
+    assert asks.read(pod(container("a", "amd.com/gpu", 1), init=[sidecar]), FLEET).count == 3
 
 
 def test_a_resource_at_zero_is_not_asked() -> None:
-    assert not asks.read(pod(container("a", "nvidia.com/gpu", 0)), BUILTIN).asks_resource
+    assert not asks.read(pod(container("a", "nvidia.com/gpu", 0)), FLEET).asks_resource
 
 
 @pytest.mark.parametrize(
@@ -110,9 +111,7 @@ def test_a_contradiction_between_annotations_and_spec_is_refused(asked: kube.Pod
 
 
 def test_annotations_that_agree_with_the_spec_are_no_contradiction() -> None:
-    question = asks.read(
-        pod(container("a", "nvidia.com/gpu", 2), gpus="2", vendor="amd,nvidia", container="a"), BUILTIN
-    )
+    question = asks.read(pod(container("a", "nvidia.com/gpu", 2), gpus="2", vendor="amd,nvidia", container="a"), FLEET)
     assert question.count == 2
 
 

@@ -108,7 +108,7 @@ def test_a_pod_that_names_its_node_is_decided_at_once() -> None:
     assert made.pod["spec"]["containers"][0]["image"].startswith("registry.test/team/app@sha256:")
     assert any("the pod names its node" in kept for kept in made.decision.kept)
     pod = kube.to_pod(made.pod)
-    assert asks.read(pod, placing.CATALOGUE).needs.resources == (AMD,)
+    assert asks.read(pod, fleets.Fleet(placing.CATALOGUE)).needs.resources == (AMD,)
 
 
 def test_env_that_differs_by_vendor_comes_from_annotations_written_at_bind() -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import gpunodes
+import gpureports
 import placing
 import pytest
+import registering
 import typer.main
 import yaml
 from kubernetes.config import kube_config
@@ -75,6 +77,55 @@ def workload(kind: str, **needs: str) -> Json:
     template: Json = {"template": {"metadata": {"annotations": made["metadata"]["annotations"]}, "spec": made["spec"]}}
     spec = {"jobTemplate": {"spec": template}} if kind == "CronJob" else template
     return {"apiVersion": "x/v1", "kind": kind, "metadata": {"name": "w", "namespace": "team"}, "spec": spec}
+
+
+def with_registered(anygpu: Anygpu, tmp_path: Path, *found: Any) -> str:
+    """The snapshot, with registered objects besides."""
+    documents = [
+        {
+            "apiVersion": "anygpu.io/v1alpha1",
+            "kind": each.kind,
+            "metadata": {"name": each.metadata.name, "namespace": each.metadata.namespace},
+            "spec": each.spec,
+        }
+        for each in found
+    ]
+    folder = tmp_path / "with-registered"
+    folder.mkdir()
+    (folder / "nodes.json").write_text(Path(anygpu.snapshot).read_text())
+    (folder / "registered.yaml").write_text(yaml.safe_dump_all(documents))
+    return str(folder)
+
+
+def test_what_a_snapshot_registers_counts_in_every_command(anygpu: Anygpu, tmp_path: Path) -> None:
+    snapshot = with_registered(
+        anygpu,
+        tmp_path,
+        registering.sku("next-64", "NVIDIA-Next-64GB"),
+        registering.sku("t4", "Tesla-T4", memoryGib=17),
+        registering.made("ModelProfile", "our-model", {"kind": "embedding", "precision": "fp16", "memoryGib": 100}),
+        registering.policy(prices=[{"sku": "mi300x", "usdHour": 3.25}]),
+        registering.policy("team", vendors=["nvidia"]),
+        registering.policy("wrong", skus=["nothing"]),
+    )
+    code, out, err = anygpu("skus", "--cluster", snapshot, "-o", "json")
+    origins = {each["id"]: each["origin"] for each in json.loads(out)}
+    assert (code, origins["next-64"], origins["t4"], origins["l4"]) == (0, "registered", "override", "shipped")
+    assert "warning: PlacementPolicy wrong/default: spec.skus[0]: 'nothing' is no SKU" in err
+    assert "override" in anygpu("skus", "--cluster", snapshot)[1]
+
+    nodes = json.loads(anygpu("nodes", "--cluster", snapshot, "-o", "json")[1])
+    prices = {node["name"]: node["devices"][0]["priceUsdHour"] for node in nodes}
+    assert (prices["mi"], prices["t4"]) == (3.25, None)
+    assert "3.25" in anygpu("nodes", "--cluster", snapshot)[1]
+
+    fits = json.loads(anygpu("fit", "--model", "our-model", "--cluster", snapshot, "-o", "json")[1])
+    assert [each["sku"] for each in fits["options"] if each["fits"]] == ["mi300x"]
+
+    asked = json.dumps(workload("Deployment", model="our-model"))
+    code, out, _ = anygpu("place", "--cluster", snapshot, "-f", "-", stdin=asked)
+    assert code == 1
+    assert "amd: not allowed by PlacementPolicy team/default, which allows nvidia" in out
 
 
 # --- place ------------------------------------------------------------------------------------------------------------
@@ -324,6 +375,66 @@ def test_nodes_shows_each_resource_and_what_is_free(anygpu: Anygpu) -> None:
     answer = json.loads(anygpu("nodes", "--cluster", anygpu.snapshot, "-o", "json")[1])
     assert [(node["name"], node["devices"][0]["free"]) for node in answer] == [("h100", 8), ("mi", 8), ("t4", 3)]
     assert yaml.safe_load(anygpu("nodes", "--cluster", anygpu.snapshot, "-o", "yaml")[1]) == answer
+
+
+def test_nodes_shows_what_agents_report(anygpu: Anygpu) -> None:
+    """Several models in one node, a lost GPU, a contradiction, and what still fits on GPUs that are cut."""
+    cut = [gpureports.cut(each, ("3g.40gb", 4)) for each in gpureports.several("a100-80", 2)]
+    mixed = [*gpureports.several("t4", 1), gpureports.sick(gpureports.nvidia("x", "l4"), "lost")]
+    snapshot = anygpu.file(
+        "reports.yaml",
+        {
+            "kind": "List",
+            "items": [
+                gpunodes.node("cut", {}, {"nvidia.com/mig-3g.40gb": 2}),
+                gpunodes.node("mixed", {}, {"nvidia.com/gpu": 2}),
+                gpunodes.nvidia("wrong", "t4", 1),
+                gpunodes.nvidia("odd", "t4", 1),
+                gpureports.report("cut", cut),
+                gpureports.report("mixed", mixed),
+                gpureports.report("wrong", gpureports.several("l4", 1)),
+                gpureports.report("odd", []) | {"status": "nonsense"},
+            ],
+        },
+    )
+    answer = {node["name"]: node for node in json.loads(anygpu("nodes", "--cluster", snapshot, "-o", "json")[1])}
+    fits = {"1g.10gb": 8, "1g.10gb+me": 2, "1g.20gb": 4, "2g.20gb": 4, "3g.40gb": 2, "4g.40gb": 2, "7g.80gb": 0}
+    assert answer["cut"]["devices"][0]["fits"] == fits
+    (device,) = answer["mixed"]["devices"]
+    assert (device["skus"], device["allocatable"], device["fits"]) == (["t4", "l4"], 1, None)
+    assert answer["wrong"]["conflicts"] == [
+        "nvidia.com/gpu: l4 by the agent, t4 by labels (nvidia.com/gpu.product=Tesla-T4)"
+    ]
+    assert answer["odd"]["agent"]["problem"].startswith("status: ")
+    assert answer["cut"]["agent"] == {
+        "heartbeat": "2026-01-01T00:00:00Z",
+        "stale": False,
+        "problem": None,
+        "errors": {},
+    }
+    table = anygpu("nodes", "--cluster", snapshot)[1]
+    assert "STILL FITS" in table
+    assert "1g.10gb x8, 1g.10gb+me x2, 1g.20gb x4, 2g.20gb x4, 3g.40gb x2, 4g.40gb x2" in table
+    assert "nvidia.com/gpu: 1 of 2 unhealthy (GPU-x: lost)" in table
+    assert "conflict: nvidia.com/gpu: l4 by the agent" in table
+
+
+def test_skus_shows_how_a_model_can_be_cut(anygpu: Anygpu) -> None:
+    parts = {each["mode"]: each for each in json.loads(anygpu("skus", "h100-sxm", "-o", "json")[1])["partitions"]}
+    assert parts["3g.40gb"] == {
+        "mode": "3g.40gb",
+        "max": 2,
+        "memoryMiB": 40448,
+        "compute": "3/7",
+        "starts": [0, 4],
+        "size": 4,
+    }
+    amd = {each["mode"]: each for each in json.loads(anygpu("skus", "mi300x", "-o", "json")[1])["partitions"]}
+    assert amd["cpx_nps4"] == {"mode": "cpx_nps4", "max": 8, "memoryMiB": 24574, "compute": "1/8"}
+    assert json.loads(anygpu("skus", "t4", "-o", "json")[1])["partitions"] == []
+    table = anygpu("skus", "h100-sxm")[1]
+    assert ["3g.40gb", "2", "39.5", "GiB", "3/7", "0,4"] in [line.split() for line in table.splitlines()]
+    assert "PARTITION" not in anygpu("skus", "t4")[1]
 
 
 def test_skus_lists_the_db_or_one_in_full(anygpu: Anygpu) -> None:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 import gpunodes
+import gpureports
 import placing
 import pytest
 import urllib3
@@ -20,9 +21,14 @@ class FakeApi:
 
     def __init__(self, *failures: Exception) -> None:
         self.failures, self.patched, self.posted = list(failures), [], []
+        self.conditions: list[tuple[str, Json]] = []
 
-    def patch(self, path: str, body: Json) -> None:
+    def patch(self, path: str, body: Json, kind: str = "merge") -> None:
         self._answer()
+        if path.endswith("/status"):
+            assert kind == "strategic"  # a merge patch would replace the kubelet's conditions
+            self.conditions += [(path, each) for each in body["status"]["conditions"]]
+            return
         self.patched.append((path, body["metadata"]["labels"]))
 
     def post(self, path: str, body: Json) -> None:
@@ -110,6 +116,22 @@ def test_a_node_that_is_as_it_should_be_is_left_alone() -> None:
 def test_labels_that_no_longer_hold_are_changed_or_removed() -> None:
     node = labelled(gpunodes.nvidia("n", "t4", 4), **{"sku.t4": "8", "sku.l4": "1", "partition": "x", "other": "kept"})
     assert changes(node) == {"anygpu.io/sku.t4": "4", "anygpu.io/sku.l4": None, "anygpu.io/partition": None}
+
+
+def test_a_conflict_between_sources_becomes_a_condition_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    node = labelled(gpunodes.nvidia("n", "a100-80", 8), **{"sku.h100-sxm": "8"})
+    fleet = placing.fleet_of([node])
+    fleet.apply_report(gpureports.to_report(gpureports.report("n", gpureports.several("h100", 8))))
+    api = FakeApi()
+    written(fleet, api, monkeypatch)
+    ((path, condition),) = api.conditions
+    assert path == "/api/v1/nodes/n/status"
+    assert (condition["type"], condition["status"]) == (control.CONFLICT, "True")
+    node["status"]["conditions"].append(condition)
+    fleet.apply_node(kube.to_node(node))
+    again = FakeApi()
+    written(fleet, again, monkeypatch)
+    assert (again.conditions, again.patched) == ([], [])
 
 
 def test_the_labels_are_written_and_not_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def explained(fleet: fleets.Fleet, pod: kube.Pod) -> explain.Explanation:
         "changes",
         "advice",
         "schedulerSays",
+        "policy",
         "nodes",
     }
     return found

@@ -214,7 +214,7 @@ def test_reasons_are_those_of_fit() -> None:
     asked = gpunodes.pod(precision="fp4")
     refused = filtered(asked)["FailedAndUnresolvableNodes"]
     device = table.rows["t4"].facts.pools[0].device
-    assert refused["t4"] == fit.refusal(asks.read(kube.to_pod(asked), table.catalogue).needs, device)
+    assert refused["t4"] == fit.refusal(asks.read(kube.to_pod(asked), table).needs, device)
 
 
 def preemption(pod: Json) -> Json:

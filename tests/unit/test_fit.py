@@ -136,8 +136,7 @@ def test_figures_count_only_as_the_data_states_them(
 
 
 def test_a_stated_price_qualifies_up_to_the_cap() -> None:
-    (sku,) = H100.skus
-    priced = dataclasses.replace(H100, skus=(sku.model_copy(update={"price_usd_hour": 2.5}),))
+    priced = dataclasses.replace(H100, price_usd_hour=2.5)
     assert why(priced, max_price="2.50") is None
     assert why(priced, max_price="2.49") == "h100-sxm: 2.5 USD an hour, at most 2.49 asked"
 

@@ -5,13 +5,14 @@ import placing
 import pytest
 
 from scheduler import asks, errors, fit, kube, offers
+from scheduler import fleet as fleets
 
 
 def question(resource: str | None = None, count: int = 1, **annotations: str) -> asks.Question:
     pod = gpunodes.pod("p", image=placing.PINNED, **annotations)
     if resource:
         pod["spec"]["containers"][0]["resources"] = {"limits": {resource: str(count)}}
-    return asks.read(kube.to_pod(pod), placing.CATALOGUE)
+    return asks.read(kube.to_pod(pod), fleets.Fleet(placing.CATALOGUE))
 
 
 FLEET = [gpunodes.nvidia("l4", "l4"), gpunodes.nvidia("h100", "h100"), gpunodes.amd("mi300x", "mi300x")]

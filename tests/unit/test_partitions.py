@@ -51,10 +51,61 @@ def test_an_a100_40gb_is_cut_as_nvidia_prints_it() -> None:
         ("h100-96gb", ["1g.12gb", "1g.12gb+me", "1g.24gb", "2g.24gb", "3g.48gb", "4g.48gb", "7g.96gb"]),
         ("h200", ["1g.18gb", "1g.18gb+me", "1g.35gb", "2g.35gb", "3g.71gb", "4g.71gb", "7g.141gb"]),
         ("b200", ["1g.23gb", "1g.23gb+me", "1g.45gb", "2g.45gb", "3g.90gb", "4g.90gb", "7g.180gb"]),
+        ("a100-80gb", ["1g.10gb", "1g.10gb+me", "1g.20gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"]),
+        ("gh200-144gb", ["1g.18gb", "1g.18gb+me", "1g.36gb", "2g.36gb", "3g.72gb", "4g.72gb", "7g.144gb"]),
+        ("b300", ["1g.34gb", "1g.34gb+me", "1g.67gb", "2g.67gb", "3g.135gb", "4g.135gb", "7g.269gb"]),
+        ("gb300", ["1g.35gb", "1g.35gb+me", "1g.70gb", "2g.70gb", "3g.139gb", "4g.139gb", "7g.278gb"]),
+        (
+            "gb200",  # a driver offers 3g.93gb, 4g.93gb and 7g.186gb, or the others
+            [
+                *("1g.23gb", "1g.23gb+me", "1g.47gb", "2g.47gb"),
+                *("3g.93gb", "3g.95gb", "4g.93gb", "4g.95gb", "7g.186gb", "7g.189gb"),
+            ],
+        ),
     ],
 )
 def test_profile_names(key: str, names: list[str]) -> None:
     assert [each.name for each in GEOMETRIES[key].profiles] == names
+
+
+@pytest.mark.parametrize("key", [key for key, each in GEOMETRIES.items() if each.memory_slices == 8])
+def test_gpus_of_eight_memory_slices_are_all_cut_alike(key: str) -> None:
+    places = {(each.size, each.starts, each.compute, each.max, each.media) for each in GEOMETRIES[key].profiles}
+    assert places == {
+        (1, (0, 1, 2, 3, 4, 5, 6), 1, 7, False),
+        (1, (0, 1, 2, 3, 4, 5, 6), 1, 1, True),
+        (2, (0, 2, 4, 6), 1, 4, False),
+        (2, (0, 2, 4), 2, 3, False),
+        (4, (0, 4), 3, 2, False),
+        (4, (0,), 4, 1, False),
+        (8, (0,), 7, 1, False),
+    }
+
+
+def test_every_capable_model_has_the_geometry_of_its_memory() -> None:
+    assert {each.id: each.mig for each in BUILTIN if each.mig} == {
+        "a30": "a30",
+        "a100-pcie-40gb": "a100-40gb",
+        "a100-sxm4-40gb": "a100-40gb",
+        "a100-pcie-80gb": "a100-80gb",
+        "a100-sxm4-80gb": "a100-80gb",
+        "a800-sxm4-80gb": "a100-80gb",
+        "a800-pcie-80gb": "a100-80gb",
+        "h20": "h100-96gb",
+        "h100-pcie": "h100-80gb",
+        "h100-sxm": "h100-80gb",
+        "h100-nvl": "h100-94gb",
+        "h200-sxm": "h200",
+        "h200-nvl": "h200",
+        "gh200-480gb": "h100-96gb",
+        "gh200-144g": "gh200-144gb",
+        "b200": "b200",
+        "b300": "b300",
+        "gb200": "gb200",
+        "gb300": "gb300",
+        "rtx-pro-6000-blackwell-server": "rtx-pro-6000",
+        "rtx-pro-6000-blackwell-ws": "rtx-pro-6000",
+    }
 
 
 def test_an_rtx_pro_6000_has_media_and_graphics_variants() -> None:

@@ -954,7 +954,7 @@ def test_the_question_is_the_one_that_the_webhook_put() -> None:
     """What a new pod of the same owner would be asked is what the pod is judged by."""
     pod, made = one(waiting())
     fleet = placing.fleet_of(NODES, full()[:1])
-    assert asks.read(pod, fleet.catalogue).asks_resource  # the injected resource would fix the vendor
+    assert asks.read(pod, fleet).asks_resource  # the injected resource would fix the vendor
     anew = placing.admit(gpunodes.pod("p", memory="16Gi"), fleet).decision
     found = stranded.chance(pod, made, placing.IMAGE, fleet)
     assert found is not None

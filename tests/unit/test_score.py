@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from capability_db import node_facts
+from capability_db import node_facts, resources
 from capability_db.catalogue import Catalogue
 from capability_db.node_facts import DeviceClass
 from capability_db.sku import Sku
@@ -140,3 +140,40 @@ def test_scores_are_never_below_zero() -> None:
 def test_no_nodes_have_no_scores() -> None:
     assert score.points([]) == {}
     assert score.best([]) is None
+
+
+# --- Weights ----------------------------------------------------------------------------------------------------------
+
+
+def weighed(devices: list[DeviceClass], **weights: float) -> list[str]:
+    """The devices from best to worst by weights."""
+    asked = needs.Needs(weights=resources.Weights(**weights))
+    return [device.label for device in sorted(devices, key=lambda each: score.rank(asked, each))]
+
+
+@pytest.mark.parametrize(("weight", "objective"), [("pack", "pack"), ("speed", "speed"), ("energy", "energy")])
+def test_one_weight_orders_as_its_objective_does(weight: str, objective: str) -> None:
+    devices = [H100, MI300X, T4, A100, L4]
+    assert weighed(devices, **{weight: 3}) == order(devices, objective=objective)
+
+
+def test_weights_are_the_formula_of_the_docstring() -> None:
+    asked = needs.Needs(weights=resources.Weights(pack=1, cost=2, speed=0.5, energy=0.25))
+    device = changed("t4", price_usd_hour=0.4)
+    (sku,) = device.skus
+    product = score.capability(asked, device, sku) * 0.4**2 * (70**0.25) * (320 * 65) ** (-0.5 / 2)
+    assert score.rank(asked, device)[-1] == pytest.approx(math.log(product))
+
+
+def test_twice_the_speed_for_the_same_price_is_better_and_four_times_the_price_outweighs_it() -> None:
+    slow, same, dear = (
+        changed("t4", id=name, price_usd_hour=price, bandwidth_gbs=320 * speed, tflops={"fp16": 65.0 * speed})
+        for name, price, speed in (("slow", 1, 1), ("same", 1, 2), ("dear", 4, 2))
+    )
+    assert weighed([dear, slow, same], cost=1, speed=1) == ["same", "slow", "dear"]
+
+
+def test_an_unknown_figure_that_counts_is_last_and_one_that_does_not_is_nothing() -> None:
+    priced = changed("h100-sxm", price_usd_hour=9)
+    assert weighed([T4, priced], cost=1, speed=1) == ["h100-sxm", "t4"]
+    assert weighed([T4, priced], cost=0, energy=1) == ["t4", "h100-sxm"]
