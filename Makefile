@@ -35,7 +35,7 @@ check: setup ## lint, types, layering and unit tests: under a minute
 test: check ## everything, with a real control plane and a real registry
 	$(PYTHON) tests/controlplane/build.py
 	$(PYTHON) tests/controlplane/registry.py
-	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q tests/registry tests/cluster
+	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q tests/agent tests/registry tests/cluster
 	$(BIN)/python tests/chaos/chaos.py --pods 100
 
 .PHONY: chaos

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import urllib3
@@ -53,6 +53,15 @@ class Api:
             "PATCH", path, body, f"application/{'' if kind == 'merge' else 'strategic-'}merge-patch+json"
         )
 
+    def apply(self, path: str, body: Mapping[str, Any], manager: str) -> Any:
+        """The object after a server-side apply by a field manager, which takes fields over; raises as `get` does.
+
+        Fields that the manager applied before and leaves out now are removed.
+        """
+        return self._write(
+            "PATCH", path, body, "application/apply-patch+yaml", [("fieldManager", manager), ("force", "true")]
+        )
+
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
         """What the apiserver answers to a creation; raises as `get` does."""
         return self._write("POST", path, body)
@@ -66,9 +75,17 @@ class Api:
         wanted = {"uid": uid} | ({"resourceVersion": resource_version} if resource_version else {})
         self._write("DELETE", path, {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": wanted})
 
-    def _write(self, method: str, path: str, body: Mapping[str, Any], content_type: str = "application/json") -> Any:
+    def _write(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any],
+        content_type: str = "application/json",
+        query: Sequence[tuple[str, str]] = (),
+    ) -> Any:
         # Read to the end, or the connection is spoilt.
-        return json.loads(self._call(method, path, [], {"Content-Type": content_type}, body, TIMEOUT_SECONDS).data)
+        headers = {"Content-Type": content_type}
+        return json.loads(self._call(method, path, [*query], headers, body, TIMEOUT_SECONDS).data)
 
     def get_json(self, path: str, query: Mapping[str, str] | None = None) -> Any:
         """The parsed answer to a GET; raises as `get` does."""

@@ -1,19 +1,12 @@
 """What the commands share: where the cluster comes from, and how answers are printed."""
 
 import asyncio
-import json
-import sys
 import uuid
 from collections.abc import Collection, Iterable, Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import rich.console
-import rich.table
-import rich.text
 import typer
-import yaml
 
 from capability_db import registered, resources
 from capability_db.catalogue import Catalogue
@@ -21,21 +14,15 @@ from images import errors as image_errors
 from images import registry, resolve
 from scheduler import documents, errors, needs
 from scheduler import fleet as fleets
+from scheduler.cli.printing import Output, OutputOption, console, emit, say, table, warn
+
+__all__ = ["Output", "OutputOption", "console", "emit", "say", "table", "warn"]
 
 FORBIDDEN = 403
 MUST_READ = ("/api/v1/nodes", "/api/v1/pods", "/api/v1/namespaces")
 """Without these there is nothing to say; what else may not be read is warned of."""
 
 
-class Output(StrEnum):
-    """Forms of an answer."""
-
-    table = "table"
-    json = "json"
-    yaml = "yaml"
-
-
-OutputOption = Annotated[Output, typer.Option("--output", "-o", help="table for people; json and yaml for programs")]
 ClusterOption = Annotated[
     Path | None,
     typer.Option(
@@ -119,38 +106,3 @@ async def _variants(images: Sequence[str]) -> dict[str, resolve.Resolved | image
 def resolve_images(images: Iterable[str]) -> dict[str, resolve.Resolved | image_errors.ImageError]:
     """The variants of each image, or why there are none."""
     return asyncio.run(_variants(list(dict.fromkeys(images))))
-
-
-def emit(answer: Any, output: Output) -> None:
-    """Print a program's answer."""
-    if output is Output.yaml:
-        sys.stdout.write(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True))
-    else:
-        sys.stdout.write(json.dumps(answer, indent=2, ensure_ascii=False) + "\n")
-
-
-def console(*, stderr: bool = False) -> rich.console.Console:
-    """A console that never cuts what a pipe or a file receives."""
-    stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else 100_000
-    return rich.console.Console(file=stream, width=width, highlight=False, markup=False, emoji=False)
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, right: Sequence[str] = ()) -> None:
-    """Print rows under headings, in the plain form of kubectl's."""
-    made = rich.table.Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
-    for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
-    for row in rows:
-        made.add_row(*(rich.text.Text("-" if cell is None or cell == "" else str(cell)) for cell in row))
-    console().print(made)
-
-
-def say(text: str) -> None:
-    """Print a line for people."""
-    sys.stdout.write(text + "\n")
-
-
-def warn(text: str) -> None:
-    """Print a line on stderr."""
-    sys.stderr.write(text + "\n")

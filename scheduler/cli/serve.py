@@ -10,7 +10,7 @@ import typer
 from capability_db.catalogue import Catalogue
 from scheduler import documents, errors, needs
 from scheduler import fleet as fleets
-from scheduler.cli import common
+from scheduler.cli import common, logs
 
 
 def command(
@@ -75,7 +75,7 @@ def command(
         documents.load(fleet, documents.read(cluster), str(cluster))
     else:
         api = kubeapi.connect()
-    serving.log_to_stderr()
+    logs.log_to_stderr()
     settings = serving.Settings(
         (host, port), (webhook_host, webhook_port), cert_dir, webhook_configuration, on, rescue_after
     )

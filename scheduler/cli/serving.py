@@ -8,7 +8,6 @@ import functools
 import signal
 import socket
 import ssl
-import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from concurrent import futures
 from pathlib import Path
@@ -56,19 +55,6 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def log_to_stderr() -> None:
-    """Log JSON lines on stderr."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
-    )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

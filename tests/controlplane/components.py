@@ -72,6 +72,7 @@ def apiserver(at: Layout) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc",
         f"--token-auth-file={at.keys}/tokens.csv",
         "--authorization-mode=RBAC",
+        "--allow-privileged=true",  # as every installer sets it; AMD's agent is
         "--service-cluster-ip-range=10.0.0.0/24",
         "--disable-admission-plugins=ServiceAccount",  # else a pod waits for its namespace's account
     ]
