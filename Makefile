@@ -29,13 +29,13 @@ check: setup ## lint, types, layering and unit tests: under a minute
 	$(BIN)/mypy
 	$(BIN)/lint-imports > /dev/null || $(BIN)/lint-imports
 	$(BIN)/python manifests/generate.py --check
-	$(BIN)/pytest -q tests/unit tests/property
+	$(BIN)/pytest -q -n auto tests/unit tests/property
 
 .PHONY: test
 test: check ## everything, with a real control plane and a real registry
 	$(PYTHON) tests/controlplane/build.py
 	$(PYTHON) tests/controlplane/registry.py
-	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q tests/agent tests/registry tests/cluster
+	ANYGPU_REQUIRE_REAL=1 $(BIN)/pytest -q -n 2 --dist loadfile tests/agent tests/registry tests/cluster
 	$(BIN)/python tests/chaos/chaos.py --pods 100
 
 .PHONY: chaos
