@@ -101,6 +101,7 @@ def nodes(fleet: fleets.Fleet, now: float) -> list[dict[str, Any]]:
                     "resource": pool.device.resource,
                     "vendor": pool.device.vendor,
                     "skus": [sku.id for sku in pool.device.skus],
+                    "skuCounts": {sku.id: count for sku, count in zip(pool.device.skus, pool.sku_counts, strict=True)},
                     "kind": pool.device.kind,
                     "mode": pool.device.mode,
                     "replicas": pool.device.replicas,

@@ -402,6 +402,7 @@ def test_nodes_shows_what_agents_report(anygpu: Anygpu) -> None:
     assert answer["cut"]["devices"][0]["fits"] == fits
     (device,) = answer["mixed"]["devices"]
     assert (device["skus"], device["allocatable"], device["fits"]) == (["t4", "l4"], 1, None)
+    assert device["skuCounts"] == {"t4": 1, "l4": 1}
     assert answer["wrong"]["conflicts"] == [
         "nvidia.com/gpu: l4 by the agent, t4 by labels (nvidia.com/gpu.product=Tesla-T4)"
     ]
