@@ -35,7 +35,7 @@ check: setup ## lint, types, layering and unit tests: about a minute
 test: check ## everything, with a real control plane and a real registry
 	$(PYTHON) tests/controlplane/build.py
 	$(PYTHON) tests/controlplane/registry.py
-	ANYGPU_REQUIRE_REAL=1 ANYGPU_EXAMPLES=300 $(BIN)/pytest -q -n 2 --dist loadfile tests/agent tests/registry tests/cluster \
+	ANYGPU_REQUIRE_REAL=1 ANYGPU_EXAMPLES=300 $(BIN)/pytest -q tests/agent tests/registry tests/cluster \
 	  tests/property/test_counting.py
 	$(BIN)/python tests/chaos/chaos.py --pods 100
 

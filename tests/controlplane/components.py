@@ -93,6 +93,8 @@ def controller_manager(at: Layout) -> list[str]:
         "--kube-api-burst=2000",
         "--node-monitor-period=1s",  # 5 s by default: how long a node may stay tainted after it is Ready
         "--node-monitor-grace-period=300s",  # kwok may be starved for a while; its nodes are not dead then
+        # On a starved machine 1.37's ReplicaSet controller may wait for minutes to see its own last write.
+        "--feature-gates=StaleControllerConsistencyReplicaSet=false",
     ]
 
 
