@@ -91,6 +91,9 @@ def settle(
         conflicts.append(f"{resource}: {len(units)} GPUs by the agent, {counted} by labels")
     sound = sum(each.gpu.problem is None for each in units) * (replicas or max(1, count // len(units)))
     sick = tuple(f"{gpu.name}: {gpu.problem}" for gpu in dict.fromkeys(each.gpu for each in units) if gpu.problem)
+    unseen = count - len(units) * (replicas or max(1, count // len(units)))
+    if unseen > 0:
+        sick = (*sick, f"{unseen} not listed by the agent")
     return Settled(
         identity,
         sound if healthy is None else min(sound, healthy),
